@@ -1,0 +1,52 @@
+# Two commands do everything: `make train` and `make test`. Both create the environment (.venv) on first use.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+VARIANT ?= kav11
+DATASET ?= indian_pines
+PRESET ?= demo
+DATA ?=
+WEIGHTS ?=
+ARGS ?=
+OUT ?= runs/train-$(DATASET)-$(VARIANT).ipynb
+
+.PHONY: help setup train test lint verify lab clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## create the environment in .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/path [PRESET=study] [ARGS="-p seed 1"]
+	@mkdir -p $(dir $(OUT))
+	$(BIN)/papermill notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) -p dataset $(DATASET) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
+	@echo "The executed notebook: $(OUT)"
+
+test: $(READY) lint ## lint, types, tests, notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+verify: $(READY) ## prove the data pipeline: make verify DATA=/path/to/CAVE [WEIGHTS=/path/best.pth.tar]
+	$(BIN)/python -m ka.verify "$(DATA)" $(if $(WEIGHTS),"$(WEIGHTS)")
+
+lab: $(READY) ## open JupyterLab
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
+
+clean: ## remove the environment and caches, not the runs
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,0 +1,101 @@
+"""What the notebooks share: parameters that are checked, tables, and curves drawn while training."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from IPython.display import DisplayHandle, Image, Markdown, display
+
+from ka.config import Config
+from ka.files import KAError
+from ka.metrics import METRICS
+from ka.plots import curves, png
+
+
+def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[str, Any]]:
+    """The configuration that a notebook's parameters cell and papermill's `-p` ask for.
+
+    Every field of `Config` may be set, by the parameters cell or with `-p`; None leaves what the preset says. A name
+    that papermill injected and that means nothing is an error (papermill only warns of it).
+
+    Args:
+        namespace: the notebook's `globals()`.
+        own: further parameters of this notebook.
+
+    Returns:
+        The configuration, and the notebook's own parameters.
+
+    Raises:
+        KAError: unknown name, wrong type (`-p augment false` is the text "false": write False), impossible value.
+    """
+    known = {field.name for field in fields(Config)}
+    unknown = sorted(_injected(namespace) - known - {"preset", *own})
+    if unknown:
+        raise KAError(
+            f"unknown parameter {', '.join(unknown)}; allowed are preset, {', '.join([*own, *sorted(known)])}"
+        )
+    given = {name: namespace[name] for name in known if namespace.get(name) is not None}
+    config = Config.preset(namespace.get("preset", "demo"), **given)
+    return config, {name: namespace[name] for name in own}
+
+
+def _injected(namespace: Mapping[str, Any]) -> set[str]:
+    """Names assigned in the cell that papermill injected; it starts with the comment `# Parameters`."""
+    names = set()
+    for cell in namespace.get("In", []):
+        if cell.startswith("# Parameters\n"):
+            for node in ast.walk(ast.parse(cell)):
+                if isinstance(node, ast.Assign):
+                    names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` if it is True or False.
+
+    Raises:
+        KAError: it is something else, such as the text "false" of `-p restart false`.
+    """
+    if not isinstance(value, bool):
+        raise KAError(f"{name}={value!r} is of type {type(value).__name__}; write True or False")
+    return value
+
+
+class LiveCurves:
+    """Loss and validation curves that are redrawn in place; call it with the history."""
+
+    def __init__(self) -> None:
+        self.handle: DisplayHandle | None = display(_picture([]), display_id=True)
+
+    def __call__(self, history: Sequence[Mapping[str, Any]]) -> None:
+        if self.handle is not None:
+            self.handle.update(_picture(history))
+
+
+def _picture(history: Sequence[Mapping[str, Any]]) -> Image:
+    return Image(png(curves(history)))
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
+    """Rows as a Markdown table, with the keys of the first as its head."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([row.get(key, "") for key in head] for row in rows)]
+    return Markdown(
+        "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    )
+
+
+def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows for `table` from a run's `metrics()`: a method each, mean over scenes (± sample std) of every metric."""
+    rows = []
+    for method, found in metrics["methods"].items():
+        several = len(found["scenes"]) > 1
+        cells = {
+            f"{METRICS[name].label}{f' ({METRICS[name].unit})' if METRICS[name].unit else ''}": (
+                f"{mean:.3f}" + (f" ± {found['std'][name]:.3f}" if several else "")
+            )
+            for name, mean in found["mean"].items()
+        }
+        rows.append({"method": method, **cells})
+    return rows

@@ -1,0 +1,388 @@
+"""Training: `train(config)` makes a finished run folder of it, from wherever the folder stands.
+
+All that is random is drawn from (seed, step), so the step number is the only state of the data: a run killed at any
+moment goes on from its last checkpoint and ends with the same bits (on one machine and one number of threads).
+"""
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ka import data
+from ka.checkpoints import save_weights
+from ka.config import Config
+from ka.evaluate import Evaluation, LinearInjection, Method, Network, evaluate, upsampled
+from ka.files import KAError, write_json
+from ka.metrics import ssim
+from ka.psrt import PSRT, build, parameter_count
+from ka.runs import Run, runs_folder
+from ka.simulate import Degradation, Patches, Scene, SceneSet
+
+Watch = Callable[[list[dict[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run sees.
+
+    Attributes:
+        patches: training patches.
+        train, test: the scene sets.
+        val: validation scenes in memory; empty where the protocol holds none out.
+        degradation: how the LR-HSI was simulated.
+    """
+
+    patches: Patches
+    train: SceneSet
+    val: list[Scene]
+    test: SceneSet
+    degradation: Degradation
+
+
+def load_data(config: Config) -> Data:
+    """The scenes of a configuration, with everything that cannot work found before training.
+
+    Raises:
+        KAError: missing or broken data; patches that do not fit; a batch larger than the training set.
+    """
+    degradation = Degradation(config.ratio)
+    root, hold_out = config.data_root, config.hold_out
+    train = data.load(config.dataset, "train", root, degradation, scenes=config.scene_names, hold_out_val=hold_out)
+    patches = Patches(train, config.patch, config.stride)
+    if config.batch > len(patches):
+        raise KAError(f"batch={config.batch} is more than the {len(patches)} training patches; choose a smaller one")
+    val = []
+    if hold_out:
+        val = [_centre(s, config) for s in data.load(config.dataset, "val", root, degradation)]
+    return Data(patches, train, val, data.load(config.dataset, "test", root, degradation), degradation)
+
+
+def _centre(scene: Scene, config: Config) -> Scene:
+    """The central part of a validation scene, on the low-resolution grid."""
+    h, w = scene.gt.shape[-2:]
+    size, r = config.eval_size, config.ratio
+    if size is None or size >= max(h, w):
+        return scene.load()
+    height, width = (min(size, side) // r * r for side in (h, w))
+    return scene.crop((h - height) // 2 // r * r, (w - width) // 2 // r * r, height, width, r)
+
+
+@dataclass
+class State:
+    """What changes during a run, and what a checkpoint holds."""
+
+    model: PSRT
+    average: PSRT
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -math.inf
+    best_step: int = 0
+    best_of: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **{name: getattr(self, name) for name in _SCALARS},
+        }
+
+    def load(self, saved: dict[str, Any], where: Path) -> None:
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            for name in _SCALARS:
+                setattr(self, name, saved[name])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise KAError(f"{where} does not fit this run; start it anew with restart=True") from error
+
+
+_SCALARS = ("step", "seconds", "best", "best_step", "best_of")
+
+
+def train(config: Config, *, restart: bool = False, watch: Watch | None = None, bar: bool = True) -> Run:
+    """Train to the end and measure the test scenes; goes on where a former call was stopped.
+
+    Args:
+        config: the run.
+        restart: throw away what the run folder holds and train anew.
+        watch: called with the history after every validation (to draw curves).
+        bar: show a progress bar.
+
+    Returns:
+        The finished run. One that is finished already is returned as it is.
+
+    Raises:
+        KAError: anything a user can mend: data, configuration, a folder in use, a full disk, a loss that is not
+            finite. What was saved before stays.
+    """
+    run = Run(run_folder(config))
+    with run.lock():
+        if restart:
+            run.clear()
+        run.check(config)
+        if not run.finished:
+            scenes = load_data(config)  # before anything is written: what cannot work leaves no run behind
+            device = pick_device(config)
+            run.start(config)
+            _train(config, run, scenes, device, watch, bar)
+    return run
+
+
+def run_folder(config: Config) -> Path:
+    """`run_dir`, or one under `runs/` named after dataset, variant, dim and seed."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    return runs_folder() / f"{config.dataset}-{config.variant}-dim{config.dim}-seed{config.seed}"
+
+
+def _train(config: Config, run: Run, scenes: Data, device: torch.device, watch: Watch | None, bar: bool) -> None:
+    n = len(scenes.patches) // config.batch
+    total = config.iterations if config.iterations is not None else n * (config.epochs or 0)
+    state = start(config, scenes.train.n_bands, scenes.train.n_msi, device)
+    if (saved := run.resume()) is not None:
+        state.load(saved, run.path / "checkpoint.pt")
+    history = run.cut_history(state.step)
+    progress = tqdm(
+        total=total, initial=state.step, desc=config.variant, unit="it", disable=not bar, dynamic_ncols=True
+    )
+    with deterministic(config.deterministic and device.type == "cuda"), progress:
+        while state.step < total:
+            _stretch(config, run, scenes, state, total, progress, history)
+            if watch is not None:
+                watch(history)
+    finish(config, run, scenes, state)
+
+
+def _stretch(
+    config: Config,
+    run: Run,
+    scenes: Data,
+    state: State,
+    total: int,
+    progress: Any,
+    history: list[dict[str, Any]],
+) -> None:
+    """Train up to the next validation, validate, save."""
+    end = min(total, (state.step // config.eval_every + 1) * config.eval_every)
+    losses: list[float] = []
+    saved = clock = time.monotonic()
+    try:
+        while state.step < end:
+            losses.append(one_step(config, scenes.patches, state, total))
+            now = time.monotonic()
+            state.seconds, clock = state.seconds + now - clock, now
+            progress.update()
+            progress.set_postfix(_postfix(losses, history), refresh=False)
+            if now - saved > config.checkpoint_every and state.step < end:
+                run.save(state.to_dict())
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        if losses:
+            run.save(state.to_dict())
+        raise
+    note: dict[str, Any] = {
+        "step": state.step,
+        "seconds": round(state.seconds, 2),
+        "lr": learning_rate(config, state.step - 1, total),
+        "loss": float(np.mean(losses)),
+    }
+    if scenes.val:
+        note |= validate(config, run, scenes, state)
+    run.save(state.to_dict())
+    run.note(**note)
+    history.append(note)
+    progress.set_postfix(_postfix(losses, history))
+
+
+def _postfix(losses: list[float], history: list[dict[str, Any]]) -> dict[str, str]:
+    shown = {"loss": f"{losses[-1]:.5f}"} if losses else {}
+    if history and "psnr" in history[-1]:
+        shown["PSNR"] = f"{history[-1]['psnr_average']:.2f} dB"
+    return shown
+
+
+def start(config: Config, n_bands: int, n_msi: int, device: torch.device) -> State:
+    """A model, its average and its optimiser at step 0; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build(config.variant, n_bands, n_msi, config.dim).to(device)
+    with torch.no_grad():
+        model.head.weight *= config.scale
+        model.tail.weight *= 0 if config.zero_tail else 1 / config.scale
+    ends = {model.head.weight: config.ends_lr * config.scale}
+    ends |= dict.fromkeys(model.tail.parameters(), config.ends_lr / config.scale)
+    groups: dict[float, list[Tensor]] = {}
+    for parameter in model.parameters():
+        groups.setdefault(ends.get(parameter, 1.0), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "factor": factor} for factor, group in groups.items()],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+    )
+    return State(model, copy.deepcopy(model), optimizer)
+
+
+def learning_rate(config: Config, step: int, total: int) -> float:
+    """The rate of iteration `step` (from 0): linear warm-up, then constant, or half a cosine down to zero."""
+    rate = config.lr * min(1.0, (step + 1) / config.warmup) if config.warmup else config.lr
+    if config.schedule == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * step / total))
+    return rate
+
+
+def one_step(config: Config, patches: Patches, state: State, total: int) -> float:
+    """One iteration: batch, loss, gradient, AdamW, average. Gives the loss.
+
+    Raises:
+        KAError: the loss or the gradient is not finite; the weights are as before the iteration.
+    """
+    device = state.model.head.weight.device
+    batch = patches.batch(
+        batch_indices(len(patches), config.batch, config.seed, state.step),
+        seed=(config.seed, 1, state.step) if config.augment else None,
+    )
+    up, msi, gt = (batch[key].to(device, non_blocking=True) for key in ("up", "msi", "gt"))
+    state.model.train()
+    amp = torch.autocast(device.type, torch.bfloat16) if config.amp == "bfloat16" else nullcontext()
+    with amp:
+        prediction = state.model(up, msi)
+    loss = loss_of(config, prediction.float(), gt)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
+    value = loss.item()
+    if not (math.isfinite(value) and math.isfinite(norm.item())):
+        raise KAError(
+            f"the loss or its gradient is not finite at iteration {state.step + 1}: training diverged; lower lr "
+            f"(now {config.lr:g}) or lengthen warmup (now {config.warmup}), in a new run_dir or with restart=True"
+        )
+    rate = learning_rate(config, state.step, total)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    state.optimizer.step()
+    state.step += 1
+    decay = min(config.ema, state.step / (10 + state.step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.model.parameters()), 1 - decay)
+    return value
+
+
+def batch_indices(n: int, batch: int, seed: int, step: int) -> list[int]:
+    """The patches of iteration `step`: each epoch is a permutation of its own, its incomplete last batch dropped."""
+    epoch, place = divmod(step, n // batch)
+    order = np.random.default_rng((seed, 0, epoch)).permutation(n)
+    return order[place * batch : (place + 1) * batch].tolist()
+
+
+def loss_of(config: Config, prediction: Tensor, gt: Tensor) -> Tensor:
+    """L1, or the study's L1 + 0.1 · (1 - SSIM)."""
+    loss = (prediction - gt).abs().mean()
+    if config.loss == "l1+ssim":
+        loss = loss + 0.1 * (1 - ssim(prediction, gt, dtype=torch.float32, check=False).mean())
+    return loss
+
+
+def validate(config: Config, run: Run, scenes: Data, state: State) -> dict[str, float]:
+    """Measure raw and averaged weights on the validation scenes; the better ones become the run's best, if they are."""
+    note: dict[str, float] = {}
+    for which, model, suffix in (("last", state.model, ""), ("average", state.average, "_average")):
+        model.eval()
+        found = evaluate(Network(model), scenes.val, config.ratio, ["psnr", "sam", "ergas"])
+        note |= {f"{metric}{suffix}": found.mean(metric) for metric in ("psnr", "sam", "ergas")}
+        if found.mean("psnr") > state.best:
+            state.best, state.best_step, state.best_of = found.mean("psnr"), state.step, which
+            save_weights(run.path / "best.safetensors", model, step=state.step, weights=which, ratio=config.ratio)
+    return note
+
+
+def finish(config: Config, run: Run, scenes: Data, state: State) -> None:
+    """Write the final weights and measure every method on the test scenes, whole."""
+    for which, model in (("last", state.model), ("average", state.average)):
+        model.eval()
+        save_weights(run.path / f"{which}.safetensors", model, step=state.step, weights=which, ratio=config.ratio)
+    if not scenes.val:
+        state.best_step, state.best_of = state.step, "last"
+        save_weights(run.path / "best.safetensors", state.model, step=state.step, weights="last", ratio=config.ratio)
+    device = state.model.head.weight.device
+    methods: dict[str, Method] = {
+        "bicubic": upsampled,
+        "linear injection": LinearInjection.fit(scenes.train, scenes.degradation),
+        "last": Network(state.model),
+        "average": Network(state.average),
+    }
+    found: dict[str, Evaluation] = {
+        name: evaluate(method, scenes.test, config.ratio) for name, method in methods.items()
+    }
+    if state.best_step == state.step:
+        found["best"] = found[state.best_of]
+    else:
+        found["best"] = evaluate(Network(run.model("best").to(device)), scenes.test, config.ratio)
+    count = parameter_count(config.variant, scenes.train.n_bands, scenes.train.n_msi, config.dim)
+    write_json(
+        run.path / "metrics.json",
+        {
+            "variant": config.variant,
+            "dataset": config.dataset,
+            "split": "test",
+            "ratio": config.ratio,
+            "best": {"step": state.best_step, "weights": state.best_of},
+            "iterations": state.step,
+            "seconds": round(state.seconds, 1),
+            "parameters": {"live": count.live, "reported": count.reported, "deployed": count.deployed},
+            "methods": {name: evaluation.to_dict() for name, evaluation in found.items()},
+        },
+    )
+
+
+def images(run: Run, scenes: Data, scene: Scene) -> dict[str, np.ndarray]:
+    """What each method makes of a loaded scene, `bands h w`: bicubic, linear injection, the run's best weights."""
+    methods: dict[str, Method] = {
+        "bicubic": upsampled,
+        "linear injection": LinearInjection.fit(scenes.train, scenes.degradation),
+        run.model().row.name: Network(run.model()),
+    }
+    return {name: method(scene).numpy() for name, method in methods.items()}
+
+
+def pick_device(config: Config) -> torch.device:
+    """The device asked for; `auto` is CUDA where there is one.
+
+    Raises:
+        KAError: CUDA is asked for and absent.
+    """
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device.startswith("cuda"):
+        n = torch.cuda.device_count()
+        if int(config.device.partition(":")[2] or 0) >= n:
+            raise KAError(f"device={config.device!r} is not here ({n} CUDA devices are); choose auto or cpu")
+    return torch.device(config.device)
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Reproducible CUDA kernels inside the block."""
+    if not on:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
