@@ -34,6 +34,8 @@ class Config:
         ends_lr: factor on it for the first and last convolution, whose many inputs (all bands, 3×3) add up.
         scale: the network sees the data multiplied by it. Nothing is left of it after training: head and tail start
             and learn that much larger and smaller, which is the same (all between them and `up` is scale-free).
+        msi_gain: the head's weights on the HR-MSI start larger by it, so that its few channels are heard among many
+            bands.
         schedule: `cosine` decays to zero over the run; `constant` does not.
         warmup: iterations of linear warm-up.
         weight_decay: of AdamW.
@@ -66,7 +68,8 @@ class Config:
     epochs: int | None = None
     lr: float = 2e-3
     ends_lr: float = 0.05
-    scale: float = 10.0
+    scale: float = 100.0
+    msi_gain: float = 10.0
     schedule: Schedule = "cosine"
     warmup: int = 50
     weight_decay: float = 1e-4
@@ -148,7 +151,7 @@ class Config:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "ratio": (2, 32), "dim": (8, 4096), "patch": (8, 4096), "stride": (1, 4096), "batch": (1, 65536),
-    "iterations": (1, 10**9), "epochs": (1, 10**7), "lr": (1e-12, 10), "ends_lr": (1e-6, 100), "scale": (1e-6, 1e6),
+    "iterations": (1, 10**9), "epochs": (1, 10**7), "lr": (1e-12, 10), "ends_lr": (1e-6, 100), "scale": (1e-6, 1e6), "msi_gain": (1e-6, 1e6),
     "warmup": (0, 10**7), "weight_decay": (0, 10), "clip": (1e-6, 1e9), "ema": (0, 1 - 1e-9), "eval_every": (1, 10**9),
     "eval_size": (16, 10**6), "seed": (0, 2**31 - 1), "checkpoint_every": (0, 10**6),
 }  # fmt: skip
@@ -166,6 +169,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "lr": 1e-4,
         "ends_lr": 1.0,
         "scale": 1.0,
+        "msi_gain": 1.0,
         "schedule": "constant",
         "warmup": 0,
         "weight_decay": 1e-4,

@@ -222,6 +222,7 @@ def start(config: Config, n_bands: int, n_msi: int, device: torch.device) -> Sta
         model = build(config.variant, n_bands, n_msi, config.dim).to(device)
     with torch.no_grad():
         model.head.weight *= config.scale
+        model.head.weight[:, n_bands:] *= config.msi_gain
         model.tail.weight *= 0 if config.zero_tail else 1 / config.scale
     ends = {model.head.weight: config.ends_lr * config.scale}
     ends |= dict.fromkeys(model.tail.parameters(), config.ends_lr / config.scale)

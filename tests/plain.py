@@ -29,7 +29,7 @@ def paste(q: list[Tensor]) -> Tensor:
 
 def attend(sa: torch.nn.Module, tokens: Tensor) -> Tensor:
     """Multi-head attention of tokens (t c), by hand."""
-    t, c = tokens.shape
+    c = tokens.shape[1]
     q, k, v = (tokens @ sa.qkv.weight.T + sa.qkv.bias).split(c, dim=1)
     heads = []
     for part in torch.arange(c).split(c // 4):

@@ -44,9 +44,10 @@ def as_study(model: ka.PSRT) -> dict[str, Tensor]:
         r"reweight\.contract": "wink_reweight.mlp.2",
     }
     study = {}
-    for key, value in model.state_dict().items():
-        for ours, theirs in names.items():
-            key = re.sub(ours, theirs, key)
+    for ours, value in model.state_dict().items():
+        key = ours
+        for pattern, name in names.items():
+            key = re.sub(pattern, name, key)
         study[key] = value.flatten(0, 1) if "convlayer" in key else value
     for i in range(2):
         for j in range(3):
@@ -65,7 +66,8 @@ def dead_weights(parts: tuple[str, ...], c: int) -> dict[str, Tensor]:
         "norm": {"norm.weight": (c,), "norm.bias": (c,)},
         "layernorm": {"layernorm.weight": (c,), "layernorm.bias": (c,)},
         "kernels": {"convlayer.conv.weight": (4 * c, c, 3, 3)},
-        "sa": {"proj_qkv.weight": (3 * c, c), "proj_qkv.bias": (3 * c,), "proj_out.weight": (c, c), "proj_out.bias": (c,)},
+        "sa": {"proj_qkv.weight": (3 * c, c), "proj_qkv.bias": (3 * c,)}
+        | {"proj_out.weight": (c, c), "proj_out.bias": (c,)},
         "shared_se": {f"se.{key}": shape for key, shape in se.items()},
         "window_se": {f"selayers.{m}.{key}": shape for m in range(4) for key, shape in se.items()},
         "global_se": {f"global_kernel_selayer.{key}": shape for key, shape in se.items()},

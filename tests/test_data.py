@@ -131,6 +131,13 @@ class TestIndianPines:
         np.testing.assert_allclose(scenes[0].msi[2], scenes[0].gt[srf[2] > 0].mean(0), atol=1e-6)
         np.testing.assert_allclose(nm[list(scenes.display)], [620, 540, 460], atol=5)
 
+    def test_other_data_is_refused(self, monkeypatch):
+        bunch = tensorly.datasets.load_indian_pines()
+        fake = SimpleNamespace(tensor=bunch.tensor * 2, ticks=bunch.ticks)
+        monkeypatch.setattr(tensorly.datasets, "load_indian_pines", lambda: fake)
+        with pytest.raises(KAError, match=r"indian_pines_train: data not in \[0, 1\]"):
+            load("indian_pines", "train")
+
     def test_ratio_and_names(self):
         assert load("indian_pines", "test", degradation=Degradation(8))[0].lr.shape == (200, 18, 6)
         assert load("indian_pines", "val", scenes=["indian_pines_val"])[0].name == "indian_pines_val"
@@ -172,6 +179,7 @@ class TestCave:
         assert names("test") == list(CAVE_TEST)
         assert names("val") == list(CAVE_VAL)
         assert names("train", hold_out_val=True) == [name for name in CAVE_TRAIN if name not in CAVE_VAL]
+        assert names("val", hold_out_val=True) == list(CAVE_VAL)
         assert names("test", scenes=["hairs", "balloons"]) == ["balloons", "hairs"]
         assert names("val", scenes=[CAVE_VAL[1]]) == [CAVE_VAL[1]]
         assert names("train", scenes="cloth") == ["cloth"]
@@ -232,13 +240,23 @@ class TestCave:
     def test_30_bands(self, tmp_path):
         write_cave(tmp_path, ["beads"])
         first_png(tmp_path).unlink()
-        with pytest.raises(KAError, match=r"beads_ms: 30 PNGs, not 31 \(without 1\); unpack the scene again"):
+        with pytest.raises(
+            KAError, match=r"beads_ms: 30 PNGs, not bands 1 to 31 \(without 1\); unpack the scene again"
+        ):
             load("cave", "train", tmp_path, scenes=["beads"])
 
     def test_32_bands(self, tmp_path):
         write_cave(tmp_path, ["beads"])
         shutil.copy(first_png(tmp_path), first_png(tmp_path).with_name("beads_ms_32.png"))
-        with pytest.raises(KAError, match=r"beads_ms: 32 PNGs, not 31; unpack the scene again"):
+        with pytest.raises(KAError, match=r"beads_ms: 32 PNGs, not bands 1 to 31; unpack the scene again"):
+            load("cave", "train", tmp_path, scenes=["beads"])
+
+    def test_31_bands_but_not_the_31(self, tmp_path):
+        write_cave(tmp_path, ["beads"])
+        first_png(tmp_path).rename(first_png(tmp_path).with_name("beads_ms_32.png"))
+        with pytest.raises(
+            KAError, match=r"beads_ms: 31 PNGs, not bands 1 to 31 \(without 1\); unpack the scene again"
+        ):
             load("cave", "train", tmp_path, scenes=["beads"])
 
     @pytest.mark.parametrize(
@@ -292,6 +310,17 @@ class TestCave:
         content = bytearray(path.read_bytes())
         place = int(at * len(content))
         content[place : place + 8] = bytes(8)
+        path.write_bytes(content)
+        with pytest.raises(KAError, match=r"beads_ms_01.png: cannot be read"):
+            load("cave", "train", tmp_path, scenes=["beads"])[0]
+
+    def test_corrupted_chunk(self, tmp_path):
+        """Pillow's other error, no OSError: the next chunk is not where this one says."""
+        write_cave(tmp_path, ["beads"])
+        path = first_png(tmp_path)
+        content = bytearray(path.read_bytes())
+        place = content.index(b"IDAT")
+        content[place - 4 : place] = (100).to_bytes(4, "big")
         path.write_bytes(content)
         with pytest.raises(KAError, match=r"beads_ms_01.png: cannot be read"):
             load("cave", "train", tmp_path, scenes=["beads"])[0]
@@ -362,6 +391,9 @@ class TestReadH5:
                 load("h5", split, tmp_path)
             published(tmp_path / name, scenes)
             assert name in load("h5", split, tmp_path)[0].gt.path
+        published(tmp_path / "validation_a.h5", scenes)
+        assert "validation_cave(with_up)x4.h5" in load("h5", "val", tmp_path)[0].gt.path
+        (tmp_path / "validation_a.h5").unlink()
         (tmp_path / "validation_cave(with_up)x4.h5").rename(tmp_path / "validation_mine.h5")
         assert "validation_mine.h5" in load("h5", "val", tmp_path)[0].gt.path
         published(tmp_path / "test_cavepatches256-2.h5", scenes)
@@ -369,6 +401,12 @@ class TestReadH5:
         assert "patches256" in load("h5", "test", tmp_path / "test_cavepatches256-2.h5")[0].gt.path
         with pytest.raises(KAError, match=r"no test_cave\(with_up\)x8.h5 .*test_cave\(with_up\)x4.h5"):
             load("h5", "test", tmp_path, Degradation(8))
+
+    def test_attributes_of_others_are_let_be(self, tmp_path, scenes):
+        path = published(tmp_path / "x.h5", scenes)
+        with h5py.File(path, "r+") as file:
+            file.attrs.update({"scenes": "many", "blur_size": 99, "wavelengths": "visible"})
+        assert [scene.name for scene in load("h5", "train", path)] == ["row 0", "row 1"]
 
     def test_one_file_serves_every_split(self, tmp_path, scenes):
         path = published(tmp_path / "x.h5", scenes)
@@ -479,6 +517,19 @@ class TestH5Errors:
         path = published(tmp_path / "x.h5", scenes, GT=np.zeros((31, 32, 48), np.float32))
         with pytest.raises(KAError, match=r"x.h5: fields are rows × bands × h × w.*GT \(31, 32, 48\)"):
             load("h5", "train", path)
+
+    def test_no_rows(self, tmp_path, scenes):
+        empty = {name: np.zeros((0, *getattr(scenes[0], key).shape)) for key, name in FIELDS.items()}
+        with pytest.raises(KAError, match=r"x.h5: fields are rows × bands × h × w, none of them 0.*GT \(0, 31"):
+            load("h5", "train", published(tmp_path / "x.h5", scenes, **empty))
+
+    def test_field_gone_after_load(self, tmp_path, scenes):
+        path = published(tmp_path / "x.h5", scenes)
+        scene = load("h5", "train", path)[0]
+        path.unlink()
+        published(path, scenes, RGB=None)
+        with pytest.raises(KAError, match=r"x.h5: cannot be read"):
+            scene.load()
 
     def test_other_ratio(self, tmp_path, scenes):
         path = published(tmp_path / "x.h5", scenes)

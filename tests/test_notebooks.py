@@ -1,0 +1,102 @@
+"""The notebooks, through the doors that users take: papermill and nbval."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def papermill(notebook: str, out: Path, *parameters: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "papermill", "--log-level", "ERROR", str(NOTEBOOKS / notebook), str(out)]
+    return subprocess.run([*command, *parameters], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def nbval(notebook: Path) -> subprocess.CompletedProcess[str]:
+    options = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-q"]
+    command = [sys.executable, "-m", "pytest", *options, "--override-ini", "addopts=", str(notebook)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=notebook.parent)
+
+
+def outputs(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    return "".join(json.dumps(cell["outputs"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def test_train_through_papermill_then_nbval(tmp_path: Path) -> None:
+    """From another folder, with a variant; the executed copy, run again, gives equal numbers."""
+    out = tmp_path / "out.ipynb"
+    run = papermill(
+        "train.ipynb", out, "-p", "preset", "smoke", "-p", "variant", "kav1", "-p", "run_dir", "run", cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "run" / "metrics.json").exists()
+    shown = outputs(out)
+    for method in ("bicubic", "linear injection", "last", "average", "best"):
+        assert f"| {method} |" in shown
+    assert shown.count('"image/png"') == 5  # live curves, final curves, views, error maps, spectra
+    again = nbval(out)
+    assert again.returncode == 0, again.stdout
+
+
+def test_nbval_would_notice_another_number(tmp_path: Path) -> None:
+    out = tmp_path / "out.ipynb"
+    assert (
+        papermill("train.ipynb", out, "-p", "preset", "smoke", "-p", "run_dir", str(tmp_path / "run")).returncode == 0
+    )
+    metrics = tmp_path / "run" / "metrics.json"
+    changed = json.loads(metrics.read_text())
+    changed["methods"]["best"]["mean"]["psnr"] += 1
+    metrics.write_text(json.dumps(changed))
+    assert nbval(out).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (["-p", "variant", "kav99"], "unknown variant 'kav99'; choose one of psrt"),
+        (["-p", "varient", "kav1"], "unknown parameter varient; allowed are preset, restart"),
+        (["-p", "augment", "false"], "augment='false' is of type str"),
+        (["-p", "dataset", "cave", "-p", "data_root", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["-p", "dim", "20"], "dim=20 does not split into 8 heads"),
+    ],
+)
+def test_bad_parameters_end_papermill_with_an_error(parameters: list[str], message: str, tmp_path: Path) -> None:
+    run = papermill("train.ipynb", tmp_path / "out.ipynb", "-p", "preset", "smoke", *parameters, cwd=tmp_path)
+    assert run.returncode != 0
+    assert message in run.stderr.splitlines()[-1] or message in run.stderr
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_prepare_cave_as_committed() -> None:
+    """Without CAVE it shows the steps on synthetic scenes; its committed numbers are checked."""
+    run = nbval(NOTEBOOKS / "prepare_cave.ipynb")
+    assert run.returncode == 0, run.stdout
+
+
+def test_prepare_cave_then_train_on_its_files(cave_root: Path, tmp_path: Path) -> None:
+    """Real scenes → HDF5 files → training from them, all through papermill."""
+    scenes = ["-p", "scenes", "beads,pompoms,balloons", "-p", "patch", "64", "-p", "stride", "64"]
+    run = papermill(
+        "prepare_cave.ipynb",
+        tmp_path / "p.ipynb",
+        "-p",
+        "data_root",
+        str(cave_root),
+        "-p",
+        "out",
+        str(tmp_path),
+        *scenes,
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "test_cave(with_up)x4.h5").exists()
+    data = ["-p", "dataset", "h5", "-p", "data_root", str(tmp_path / "train_cave(with_up)x4.h5")]
+    sizes = ["-p", "preset", "smoke", "-p", "patch", "64", "-p", "hold_out", "False", "-p", "iterations", "2"]
+    run = papermill("train.ipynb", tmp_path / "t.ipynb", *data, *sizes, "-p", "run_dir", str(tmp_path / "run"))
+    assert run.returncode == 0, run.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert len(metrics["methods"]["best"]["scenes"]) == 2 * 49

@@ -1,0 +1,90 @@
+"""The project's own files: one source of dependencies, no surprises in what is committed."""
+
+import json
+import re
+import subprocess
+import tomllib
+from importlib.metadata import version
+
+import pytest
+import yaml
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from ka import VARIANTS, parameter_count
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIRED = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+PINNED = {
+    canonicalize_name(name): pin
+    for name, pin in (
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    )
+}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
+
+
+def test_conda_users_get_the_same_environment() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    assert pip == {"pip": ["-c constraints.txt", '-e ".[dev]"']}
+
+
+@pytest.mark.parametrize("requirement", REQUIRED, ids=lambda r: r.name)
+def test_the_pinned_version_is_in_its_range_and_installed(requirement: Requirement) -> None:
+    pin = PINNED[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pin)
+    assert version(requirement.name).split("+")[0] == pin
+
+
+def test_torch_has_an_upper_bound() -> None:
+    (torch,) = [requirement for requirement in REQUIRED if requirement.name == "torch"]
+    assert any(specifier.operator == "<" for specifier in torch.specifier)
+
+
+def test_the_readmes_commands_exist() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    used = set(re.findall(r"(?<=make )[a-z]+(?= |`|\n)", readme))
+    assert {"train", "test", "verify"} <= used
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in used)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_readmes_table_is_the_variant_table() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in VARIANTS:
+        (row,) = re.findall(rf"^\| `{name}` \|.*\|$", readme, re.MULTILINE)
+        count = parameter_count(name)
+        assert f"{count.live:,}" in row
+        assert f"{count.deployed:,}" in row
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_are_thin_and_whole(path: object) -> None:
+    notebook = json.loads(path.read_text())  # type: ignore[attr-defined]
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
+    assert all(len(cell["source"]) <= 25 for cell in code)
+    assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_nothing_big_or_foreign_is_committed() -> None:
+    for name in tracked():
+        path = ROOT / name
+        assert not path.exists() or path.stat().st_size < 4_000_000, name
+        assert path.suffix not in {".pyc", ".pth", ".tar", ".h5", ".npz"}, name
+
+
+def test_the_package_reads_no_reference_material_and_runs_no_code_from_files() -> None:
+    for path in (ROOT / "ka").glob("*.py"):
+        text = path.read_text()
+        assert "shared/" not in text, path
+        assert text.count("torch.load(") == text.count("weights_only=True") - text.count("`weights_only=True`"), path

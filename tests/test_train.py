@@ -1,0 +1,312 @@
+"""Training: determinism, resuming, locks, and what a full disk or a diverging loss leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ka
+from ka import train as training
+from ka.config import Config
+from ka.runs import Run
+from ka.train import batch_indices, learning_rate, load_data, run_folder, start, train
+
+WEIGHTS = ("best", "last", "average")
+
+
+def smoke(path: Path, **changes: Any) -> Config:
+    return Config.preset("smoke", run_dir=str(path), device="cpu", **changes)
+
+
+def weights(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: load_file(path / f"{name}.safetensors") for name in WEIGHTS}
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, other = weights(a), weights(b)
+    return all(torch.equal(one[name][key], other[name][key]) for name in WEIGHTS for key in one[name])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    train(smoke(path), bar=False)
+    return path
+
+
+def test_a_run_folder_holds_everything(finished: Path) -> None:
+    run = Run(finished)
+    assert run.finished
+    assert run.config() == smoke(finished)
+    (begun,) = json.loads((finished / "environment.json").read_text())["starts"]
+    assert begun["packages"]["torch"] == torch.__version__
+    assert [note["step"] for note in run.history()] == [3, 6]
+    assert {"loss", "lr", "psnr", "psnr_average", "sam", "ergas_average"} <= set(run.history()[0])
+    metrics = run.metrics()
+    assert set(metrics["methods"]) == {"bicubic", "linear injection", "last", "average", "best"}
+    (values,) = metrics["methods"]["best"]["scenes"].values()
+    assert set(values) == {"psnr", "sam", "ergas", "ssim", "rmse", "cc", "uiqi", "psnr_published"}
+    best = max((note[key], key) for note in run.history() for key in ("psnr", "psnr_average"))
+    assert metrics["best"]["weights"] == ("average" if best[1] == "psnr_average" else "last")
+    assert isinstance(run.model("best"), ka.PSRT)
+    assert ka.load_checkpoint(finished).row.name == "kav11"
+
+
+def test_the_same_seed_gives_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    torch.manual_seed(123)  # the global state must not matter
+    train(smoke(tmp_path / "again"), bar=False)
+    assert same_weights(finished, tmp_path / "again")
+    train(smoke(tmp_path / "other", seed=1), bar=False)
+    assert not same_weights(finished, tmp_path / "other")
+
+
+def test_a_finished_run_is_not_trained_twice(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "one_step", lambda *_: pytest.fail("trained again"))
+    assert train(smoke(finished), bar=False).finished
+
+
+def test_restart_trains_anew(tmp_path: Path) -> None:
+    run = train(smoke(tmp_path / "run"), bar=False)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    before = run.metrics()["seconds"], (tmp_path / "run" / "metrics.json").stat().st_mtime_ns
+    train(smoke(tmp_path / "run", seed=5), bar=False, restart=True)
+    assert (tmp_path / "run" / "metrics.json").stat().st_mtime_ns > before[1]
+    assert run.config() == smoke(tmp_path / "run", seed=5)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_another_configuration_in_the_folder_is_an_error(finished: Path) -> None:
+    with pytest.raises(ka.KAError, match=r"holds another run \(variant: 'kav11' there, 'kav1' asked; lr: .*\); choose"):
+        train(smoke(finished, variant="kav1", lr=1e-3), bar=False)
+    assert Run(finished).finished
+
+
+@pytest.mark.parametrize("variant", ["kav1", "kav11"])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(smoke(tmp_path / "straight", variant=variant), bar=False)
+    step, calls = training.one_step, 0
+
+    def interrupted(*arguments: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "one_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke(tmp_path / "broken", variant=variant), bar=False)
+    saved = Run(tmp_path / "broken").resume()
+    assert saved is not None
+    assert saved["step"] == 4  # Ctrl-C saves
+    train(smoke(tmp_path / "broken", variant=variant), bar=False)
+    assert same_weights(tmp_path / "straight", tmp_path / "broken")
+    assert [note["step"] for note in Run(tmp_path / "broken").history()] == [3, 6]
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from ka.config import Config
+from ka.train import train
+train(Config.preset("smoke", run_dir=sys.argv[1], iterations=15, device="cpu", checkpoint_every=0.0), bar=False)
+"""
+
+
+def start_script(path: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], stderr=subprocess.DEVNULL)
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL at three unannounced moments, checkpoints after every iteration."""
+    assert start_script(tmp_path / "straight").wait() == 0
+    path = tmp_path / "killed"
+    for steps in (1, 4, 8):
+        process = start_script(path)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if (path / "checkpoint.pt").exists() and (Run(path).resume() or {"step": 0})["step"] >= steps:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not Run(path).finished
+    assert start_script(path).wait() == 0
+    assert same_weights(tmp_path / "straight", path)
+    straight, killed = (Run(p).history() for p in (tmp_path / "straight", path))
+    assert [note["step"] for note in killed] == [note["step"] for note in straight]
+    assert [note["loss"] for note in killed[-1:]] == [note["loss"] for note in straight[-1:]]
+    assert not list(path.glob(".*.part")) or Run(path).finished
+
+
+def test_two_processes_on_one_folder(tmp_path: Path) -> None:
+    with Run(tmp_path / "run").lock(), pytest.raises(ka.KAError, match="is in use: another process trains here"):
+        train(smoke(tmp_path / "run"), bar=False)
+    process = start_script(tmp_path / "busy")
+    try:
+        while not (tmp_path / "busy" / "config.json").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGSTOP)
+        with pytest.raises(ka.KAError, match="busy is in use"):
+            train(smoke(tmp_path / "busy", iterations=15, checkpoint_every=0.0), bar=False)
+    finally:
+        process.kill()
+        process.wait()
+
+
+DISK_FULL = """
+import resource, signal, sys
+from pathlib import Path
+import ka, ka.train as training
+from ka.config import Config
+from ka.runs import Run
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+step, calls = training.one_step, 0
+def one_step(*arguments):
+    global calls
+    calls += 1
+    if calls == 5:  # after the first validation and its checkpoint: no file may grow over 20 kB any more
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    return step(*arguments)
+training.one_step = one_step
+config = Config.preset("smoke", run_dir=sys.argv[1], device="cpu")
+try:
+    training.train(config, bar=False)
+except ka.KAError as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+def test_a_disk_that_fills_during_a_checkpoint(tmp_path: Path, finished: Path) -> None:
+    path = tmp_path / "full"
+    process = subprocess.run([sys.executable, "-c", DISK_FULL, str(path)], capture_output=True, text=True, check=False)
+    assert process.returncode == 3, process.stderr
+    assert "could not be written (File too large); free some space" in process.stdout
+    assert process.stdout.count("\n") == 1
+    assert not list(path.glob(".*.part"))
+    saved = Run(path).resume()
+    assert saved is not None
+    assert saved["step"] == 3  # the previous checkpoint still loads
+    train(smoke(path), bar=False)
+    assert same_weights(path, finished)
+
+
+def test_a_diverging_loss_stops_with_the_last_checkpoint_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss_of, calls = training.loss_of, 0
+
+    def nan_later(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss_of(*arguments) * (float("nan") if calls == 5 else 1)
+
+    monkeypatch.setattr(training, "loss_of", nan_later)
+    with pytest.raises(ka.KAError, match="iteration 5: training diverged; lower lr"):
+        train(smoke(tmp_path / "run"), bar=False)
+    saved = Run(tmp_path / "run").resume()
+    assert saved is not None
+    assert saved["step"] == 3
+    assert all(value.isfinite().all() for value in saved["model"].values())
+
+
+def test_a_damaged_checkpoint_is_explained(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(smoke(run.path), bar=False)
+    (run.path / "metrics.json").unlink()
+    data = (run.path / "checkpoint.pt").read_bytes()
+    (run.path / "checkpoint.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ka.KAError, match=r"checkpoint\.pt is damaged; restore a copy, or start anew with restart=True"):
+        train(smoke(run.path), bar=False)
+
+
+def test_what_cannot_work_leaves_no_run_behind(tmp_path: Path) -> None:
+    for changes, message in (
+        ({"batch": 1000}, "batch=1000 is more than the .* training patches"),
+        ({"patch": 160}, "patch size: 160 does not fit"),
+        ({"dataset": "cave", "data_root": str(tmp_path / "nowhere")}, "nowhere"),
+        ({"scenes": "atlantis"}, "atlantis"),
+    ):
+        with pytest.raises(ka.KAError, match=message):
+            train(smoke(tmp_path / "run", **changes), bar=False)
+        assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_cuda_that_is_not_there(tmp_path: Path) -> None:
+    n = torch.cuda.device_count()
+    with pytest.raises(ka.KAError, match=rf"device='cuda:{n}' is not here \({n} CUDA devices are\)"):
+        train(Config.preset("smoke", run_dir=str(tmp_path / "run"), device=f"cuda:{n}"), bar=False)
+
+
+def test_without_validation_the_last_weights_count(tmp_path: Path) -> None:
+    run = train(smoke(tmp_path / "run", hold_out=False), bar=False)
+    assert run.metrics()["best"] == {"step": 6, "weights": "last"}
+    assert same(run, "best", "last")
+    assert "psnr" not in run.history()[0]
+
+
+def same(run: Run, one: str, other: str) -> bool:
+    loaded = weights(run.path)
+    return all(torch.equal(loaded[one][key], loaded[other][key]) for key in loaded[one])
+
+
+def test_batches_are_permutations_of_each_epoch() -> None:
+    n, batch = 11, 3
+    for epoch in range(3):
+        seen = [i for k in range(3) for i in batch_indices(n, batch, 0, 3 * epoch + k)]
+        assert len(set(seen)) == 9
+        assert set(seen) <= set(range(n))
+    assert batch_indices(n, batch, 0, 0) != batch_indices(n, batch, 0, 3) != batch_indices(n, batch, 1, 3)
+
+
+def test_learning_rates(tmp_path: Path) -> None:
+    c = smoke(tmp_path, lr=1.0, warmup=4, iterations=100)
+    assert learning_rate(c, 0, 100) == pytest.approx(0.25, abs=1e-3)
+    assert learning_rate(c, 50, 100) == pytest.approx(0.5)
+    assert learning_rate(c, 99, 100) < 1e-3
+    constant = smoke(tmp_path, lr=0.5, warmup=0, schedule="constant")
+    assert [learning_rate(constant, k, 10) for k in (0, 5, 9)] == [0.5] * 3
+
+
+def test_scale_is_the_same_as_scaling_the_data(tmp_path: Path) -> None:
+    """Head and tail absorb `scale`: the scaled start on raw data is the plain start on scaled data."""
+    plain, scaled = (
+        start(smoke(tmp_path, zero_tail=False, scale=s, msi_gain=1.0), 200, 4, torch.device("cpu")).model.double()
+        for s in (1.0, 8.0)
+    )
+    up, msi = torch.rand(1, 200, 8, 8).double(), torch.rand(1, 4, 8, 8).double()
+    torch.testing.assert_close(scaled(up, msi), plain(8 * up, 8 * msi) / 8, rtol=0, atol=1e-9)
+
+
+def test_zero_tail_starts_from_bicubic(tmp_path: Path) -> None:
+    model = start(smoke(tmp_path), 200, 4, torch.device("cpu")).model
+    up = torch.rand(1, 200, 8, 8)
+    assert torch.equal(model(up, torch.rand(1, 4, 8, 8)), up)
+
+
+def test_bfloat16_trains(tmp_path: Path) -> None:
+    run = train(smoke(tmp_path / "run", amp="bfloat16", loss="l1+ssim"), bar=False)
+    assert run.finished
+
+
+def test_splits_share_nothing() -> None:
+    data = load_data(Config.preset("smoke"))
+    assert [scene.gt.shape for scene in data.val] == [(200, 32, 96)]
+    assert data.train[0].gt.shape == (200, 112, 96)
+    assert data.test[0].gt.shape == (200, 144, 48)
+
+
+def test_default_folders_tell_runs_apart() -> None:
+    one, other = Config.preset("smoke"), Config.preset("smoke", seed=1)
+    assert run_folder(one) != run_folder(other)
+    assert run_folder(one).parent.name == "runs"
