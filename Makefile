@@ -35,7 +35,7 @@ train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/
 	@echo "The executed notebook: $(OUT)"
 
 test: $(READY) lint ## lint, types, tests, notebooks
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -27,17 +27,8 @@ from jaxtyping import Float
 from PIL import Image
 
 from ka.files import KAError, replacing
-from ka.simulate import (
-    CAVE_WAVELENGTHS,
-    NIKON_D700,
-    Degradation,
-    Patches,
-    Scene,
-    SceneSet,
-    broad_bands,
-    check_values,
-    observe,
-)
+from ka.scenes import Patches, Scene, SceneSet, check_values
+from ka.simulate import CAVE_WAVELENGTHS, NIKON_D700, Degradation, broad_bands, observe
 
 log = logging.getLogger("ka")
 
@@ -303,7 +294,8 @@ def _h5_path(split: str, root: Path, ratio: int) -> Path:
     found = sorted(root.glob(pattern), key=lambda path: not path.stem.endswith(f"x{ratio}"))
     if not found:
         there = ", ".join(sorted(path.name for path in root.glob("*.h5"))) or "none"
-        raise KAError(f"{root}: no {pattern} (HDF5 files there: {there}); add it, or give the path of a file")
+        cure = ", or train with hold_out=False" if split == "val" else ""
+        raise KAError(f"{root}: no {pattern} (HDF5 files there: {there}); add it, give the path of a file{cure}")
     return found[0]
 
 
@@ -328,7 +320,7 @@ def _h5(split: str, root: Path, degradation: Degradation, scenes: Sequence[str] 
     chosen = set(_choose(names, scenes, path.name))
 
     def scene(row: int) -> Scene:
-        fields = {key: LazyRow(str(path), name, row, shapes[key][1:]) for key, name in FIELDS.items()}
+        fields: dict[str, Any] = {key: LazyRow(str(path), name, row, shapes[key][1:]) for key, name in FIELDS.items()}
         return Scene(names[row], **fields)
 
     rows = [scene(row) for row in range(n) if names[row] in chosen]

@@ -13,7 +13,8 @@ from torch import Tensor
 from ka.files import KAError
 from ka.metrics import measure
 from ka.psrt import N_BLOCKS, PSRT, WINDOWS
-from ka.simulate import Degradation, Scene, SceneSet, bicubic, degrade
+from ka.scenes import Scene, SceneSet
+from ka.simulate import Degradation, bicubic, degrade
 from ka.variants import Variant
 
 GRID = 16  # tiles start on multiples of it, so that windows and the cells of a shuffle fall as in the whole image

@@ -79,8 +79,8 @@ def _picture(history: Sequence[Mapping[str, Any]]) -> Image:
 
 def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
     """Rows as a Markdown table, with the keys of the first as its head."""
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([row.get(key, "") for key in head] for row in rows)]
+    head: list[object] = list(rows[0])
+    lines: list[list[object]] = [head, ["---"] * len(head), *([row.get(str(key), "") for key in head] for row in rows)]
     return Markdown(
         "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
     )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from ka.simulate import Scene, SceneSet
+from ka.scenes import Scene, SceneSet
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 Image = Float[np.ndarray, "bands h w"]

@@ -1,4 +1,4 @@
-"""A scene, patches of it, and the simulation of the two images observed of it.
+"""The simulation of the two images that are observed of a scene.
 
 A network gets a low-resolution hyperspectral image and a high-resolution multispectral one. Both are
 simulated from the truth by the ×4 protocol of the CAVE benchmark (after Wald, as in PSRT's data): a 3×3
@@ -11,16 +11,14 @@ Scenes are arrays `bands h w` in [0, 1]. Everything is float32 outside and float
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from ka.files import KAError
+from ka.scenes import Scene, is_whole
 
 CAVE_WAVELENGTHS: Float[np.ndarray, "31"] = np.arange(400.0, 701.0, 10.0)
 """Band centres of CAVE in nm."""
@@ -37,171 +35,6 @@ NIKON_D700: Float[np.ndarray, "3 31"] = _COUNTS / _COUNTS.sum(axis=1, keepdims=T
 
 CAVE_WAVELENGTHS.setflags(write=False)
 NIKON_D700.setflags(write=False)
-
-
-ARRAYS = ("gt", "up", "lr", "msi")
-"""The arrays of a scene."""
-
-
-class Rows(Protocol):
-    """An array `bands h w` in memory or on disk, read by slicing."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> Any: ...
-    def __getitem__(self, index: Any, /) -> Any: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """One scene and what is observed of it; arrays in [0, 1], numpy or read when sliced.
-
-    Attributes:
-        name: the scene's name.
-        gt: truth, `bands h w`.
-        lr: low-resolution hyperspectral image, `bands h/ratio w/ratio`.
-        up: `lr` upsampled, bicubic, `bands h w`; overshoots [0, 1] a little.
-        msi: multispectral image (RGB for CAVE), `channels h w`.
-    """
-
-    name: str
-    gt: Rows
-    lr: Rows
-    up: Rows
-    msi: Rows
-
-    def crop(self, row: int, col: int, height: int, width: int, ratio: int) -> "Scene":
-        """Copy a rectangle, in pixels of the truth, as float32.
-
-        Raises:
-            KAError: one of the four is no multiple of `ratio`, or the rectangle leaves the scene.
-        """
-        box, (h, w) = (row, col, height, width), self.gt.shape[1:]
-        if any(value % ratio for value in box):
-            raise KAError(f"{self.name}: the crop {box} is not on the grid; use multiples of the ratio {ratio}")
-        if row < 0 or col < 0 or min(height, width) <= 0 or row + height > h or col + width > w:
-            raise KAError(f"{self.name}: the crop {box} (row, col, height, width) leaves the {h}×{w} scene; shrink it")
-
-        def cut(x: Rows, s: int) -> np.ndarray:
-            rows, cols = slice(row // s, (row + height) // s), slice(col // s, (col + width) // s)
-            return np.array(x[:, rows, cols], dtype=np.float32)
-
-        name = f"{self.name}[{row}:{row + height},{col}:{col + width}]"
-        return Scene(name, cut(self.gt, 1), cut(self.lr, ratio), cut(self.up, 1), cut(self.msi, 1))
-
-    def load(self) -> "Scene":
-        """The scene with all arrays in memory as float32."""
-        arrays = {key: np.asarray(getattr(self, key)[:], dtype=np.float32) for key in ARRAYS}
-        return Scene(self.name, **arrays)
-
-
-@dataclass(frozen=True, eq=False)
-class SceneSet:
-    """The scenes of one split of one dataset, all of one size.
-
-    Attributes:
-        name: the dataset, one of `DATASETS`.
-        split: one of `SPLITS`.
-        ratio: scale factor between `lr` and `gt`.
-        wavelengths: band centres in nm, `bands`; None if unknown.
-        display: the bands of `gt` to show as red, green and blue.
-        msi_names: name of each channel of `msi`.
-        scenes: the scenes; those of CAVE are read when first asked for, then kept.
-        srf: the response that made `msi`, `channels bands`; None if unknown.
-    """
-
-    name: str
-    split: str
-    ratio: int
-    wavelengths: Float[np.ndarray, " bands"] | None
-    display: tuple[int, int, int]
-    msi_names: tuple[str, ...]
-    scenes: Sequence[Scene]
-    srf: Float[np.ndarray, "channels bands"] | None = None
-
-    @property
-    def n_bands(self) -> int:
-        return self.scenes[0].gt.shape[0]
-
-    @property
-    def n_msi(self) -> int:
-        return len(self.msi_names)
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> Scene:
-        return self.scenes[index]
-
-    def __iter__(self) -> Iterator[Scene]:
-        return (self.scenes[i] for i in range(len(self.scenes)))
-
-
-@dataclass(frozen=True, eq=False)
-class Patches:
-    """Square patches of the scenes of a set, cut when asked for; scene by scene, row by row.
-
-    On CAVE, 64×64 pixels at stride 32 are 14×14 a scene, 3,920 for training: the published file's count. Like it,
-    a row of patches stops before the one that would end on the border (0, 32, …, 416, without 448).
-
-    Attributes:
-        scene_set: the scenes. `up` is simulated on whole scenes, before the cut.
-        size: width and height in pixels of the truth, a multiple of the ratio.
-        stride: step between patches in pixels, a multiple of the ratio.
-
-    Raises:
-        KAError: a size or stride that is no such multiple, or a size above the scenes'.
-    """
-
-    scene_set: SceneSet
-    size: int = 64
-    stride: int = 32
-
-    def __post_init__(self) -> None:
-        ratio, (h, w) = self.scene_set.ratio, self.scene_set[0].gt.shape[1:]
-        for name, value in (("size", self.size), ("stride", self.stride)):
-            if not _is_int(value) or value <= 0 or value % ratio:
-                raise KAError(f"patch {name}: {value!r} is not a positive multiple of the ratio {ratio}; use one")
-        if self.size > min(h, w):
-            raise KAError(f"patch size: {self.size} does not fit the {h}×{w} scenes; use at most {min(h, w)}")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches of one scene, down and across."""
-        down, across = (max(1, -((self.size - n) // self.stride)) for n in self.scene_set[0].gt.shape[1:])
-        return down, across
-
-    def __len__(self) -> int:
-        down, across = self.grid
-        return len(self.scene_set) * down * across
-
-    def __getitem__(self, index: int) -> Scene:
-        if not 0 <= index < len(self):
-            raise IndexError(f"patch {index} of {len(self)}")
-        down, across = self.grid
-        scene, place = divmod(int(index), down * across)
-        row, col = (self.stride * step for step in divmod(place, across))
-        return self.scene_set[scene].crop(row, col, self.size, self.size, self.scene_set.ratio)
-
-    def batch(
-        self, indices: Sequence[int], seed: int | Sequence[int] | None = None
-    ) -> dict[str, Float[torch.Tensor, "b c h w"]]:
-        """Stack patches as float32 tensors under the keys gt, up, lr and msi.
-
-        Args:
-            indices: which patches.
-            seed: for numpy's `default_rng`, which draws one of the eight flips and rotations for each patch, the
-                same for all its arrays; None leaves them as they are. Flips and rotations move the grid of kept
-                pixels: offset 2 of 0…3 becomes 1, so `lr` and `up` lie half a pixel to the other side of `gt`.
-        """
-        patches = [self[i] for i in indices]
-        turns = [0] * len(patches)
-        if seed is not None:
-            turns = np.random.default_rng(seed).integers(8, size=len(patches)).tolist()
-        pairs = list(zip(patches, turns, strict=True))
-        stacks = {key: np.stack([_turn(getattr(patch, key), turn) for patch, turn in pairs]) for key in ARRAYS}
-        return {key: torch.from_numpy(stack) for key, stack in stacks.items()}
 
 
 @dataclass(frozen=True)
@@ -228,15 +61,15 @@ class Degradation:
     offset: int | None = None
 
     def __post_init__(self) -> None:
-        if not _is_int(self.ratio) or self.ratio < 1:
+        if not is_whole(self.ratio) or self.ratio < 1:
             raise KAError(f"ratio: {self.ratio!r} is not a whole number of 1 or more; use 4")
-        if not _is_int(self.blur_size) or self.blur_size < 1 or self.blur_size % 2 == 0:
+        if not is_whole(self.blur_size) or self.blur_size < 1 or self.blur_size % 2 == 0:
             raise KAError(f"blur_size: {self.blur_size!r} is not an odd whole number; use 3, 5 or 7 pixels")
         sigma = self.blur_sigma
         number = isinstance(sigma, int | float) and not isinstance(sigma, bool)
         if not number or not (math.isfinite(sigma) and sigma > 0):
             raise KAError(f"blur_sigma: {sigma!r} is not a number above 0; use 0.5 (pixels)")
-        if self.offset is not None and not (_is_int(self.offset) and 0 <= self.offset < self.ratio):
+        if self.offset is not None and not (is_whole(self.offset) and 0 <= self.offset < self.ratio):
             raise KAError(
                 f"offset: {self.offset!r} is not a whole number from 0 to ratio - 1 = {self.ratio - 1}; "
                 "leave it None for ratio // 2"
@@ -335,31 +168,6 @@ def observe(
     d = degradation
     lr = degrade(gt, d.ratio, d.blur_size, d.blur_sigma, d.offset)
     return Scene(name, gt, lr, bicubic(lr, d.ratio), respond(gt, srf))
-
-
-def check_values(values: np.ndarray, where: str, low: float = 0.0, high: float = 1.0) -> None:
-    """Hold data to [low, high], with a tolerance of 1e-6.
-
-    Raises:
-        KAError: NaN, or a value outside; `where` begins the message.
-    """
-    least, most = float(np.min(values)), float(np.max(values))
-    if not np.isfinite(least + most):
-        raise KAError(f"{where}: {'NaN' if np.isnan(least) else 'infinity'} in data; mend or leave out this scene")
-    if least < low - 1e-6 or most > high + 1e-6:
-        divisor = next((d for d in (255, 1023, 4095, 10000, 65535) if most <= d * high), 65535)
-        cure = f"divide by {divisor}" if most > 2 * high else "scale it to [0, 1]"
-        raise KAError(f"{where}: data not in [{low:g}, {high:g}] (found {least:g} to {most:g}); {cure}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _turn(x: Float[np.ndarray, "c h w"], turn: int) -> Float[np.ndarray, "c h w"]:
-    """One of the square's eight symmetries; 0 is none."""
-    x = np.rot90(x, turn % 4, axes=(1, 2))
-    return x[:, :, ::-1] if turn >= 4 else x
 
 
 @lru_cache(maxsize=32)

@@ -27,7 +27,8 @@ from ka.files import KAError, write_json
 from ka.metrics import ssim
 from ka.psrt import PSRT, build, parameter_count
 from ka.runs import Run, runs_folder
-from ka.simulate import Degradation, Patches, Scene, SceneSet
+from ka.scenes import Patches, Scene, SceneSet
+from ka.simulate import Degradation
 
 Watch = Callable[[list[dict[str, Any]]], None]
 

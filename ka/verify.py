@@ -14,7 +14,7 @@ from ka import data
 from ka.checkpoints import load_checkpoint
 from ka.evaluate import Evaluation, Method, Network, evaluate, upsampled
 from ka.files import KAError
-from ka.simulate import SceneSet
+from ka.scenes import SceneSet
 
 #: Mean and sample std over the 11 test scenes, on the 16-bit originals: PSNR (dB), SAM (°), ERGAS.
 EXPECTED = {

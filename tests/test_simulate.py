@@ -5,17 +5,13 @@ import pytest
 import torch
 
 from ka.files import KAError
+from ka.scenes import ARRAYS, Patches, Scene, SceneSet, check_values
 from ka.simulate import (
-    ARRAYS,
     CAVE_WAVELENGTHS,
     NIKON_D700,
     Degradation,
-    Patches,
-    Scene,
-    SceneSet,
     bicubic,
     broad_bands,
-    check_values,
     degrade,
     gaussian,
     observe,
