@@ -65,14 +65,14 @@ class Config:
     patch: int = 16
     stride: int = 4
     batch: int = 8
-    iterations: int | None = 1200
+    iterations: int | None = 1000
     epochs: int | None = None
-    lr: float = 2e-3
+    lr: float = 4e-3
     ends_lr: float = 0.05
     scale: float = 100.0
     msi_gain: float = 10.0
     schedule: Schedule = "cosine"
-    warmup: int = 50
+    warmup: int = 100
     weight_decay: float = 1e-4
     clip: float = 5.0
     loss: Loss = "l1"
@@ -81,7 +81,7 @@ class Config:
     ema: float = 0.99
     hold_out: bool = True
     eval_every: int = 100
-    eval_size: int | None = None
+    eval_size: int | None = 128
     seed: int = 0
     amp: AMP = "none"
     device: str = "auto"

@@ -165,7 +165,7 @@ def _train(config: Config, run: Run, scenes: Data, device: torch.device, watch: 
             _stretch(config, run, scenes, state, total, progress, history)
             if watch is not None:
                 watch(history)
-    finish(config, run, scenes, state)
+    finish(config, run, scenes, state, bar)
 
 
 def _stretch(
@@ -311,7 +311,7 @@ def validate(config: Config, run: Run, scenes: Data, state: State) -> dict[str, 
     return note
 
 
-def finish(config: Config, run: Run, scenes: Data, state: State) -> None:
+def finish(config: Config, run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     """Write the final weights and measure every method on the test scenes, whole."""
     for which, model in (("last", state.model), ("average", state.average)):
         model.eval()
@@ -326,13 +326,13 @@ def finish(config: Config, run: Run, scenes: Data, state: State) -> None:
         "last": Network(state.model),
         "average": Network(state.average),
     }
-    found: dict[str, Evaluation] = {
-        name: evaluate(method, scenes.test, config.ratio) for name, method in methods.items()
-    }
-    if state.best_step == state.step:
-        found["best"] = found[state.best_of]
-    else:
-        found["best"] = evaluate(Network(run.model("best").to(device)), scenes.test, config.ratio)
+    if state.best_step != state.step:
+        methods["best"] = Network(run.model("best").to(device))
+    with tqdm(total=len(methods) * len(scenes.test), desc="test scenes", disable=not bar) as progress:
+        found: dict[str, Evaluation] = {
+            name: evaluate(method, _counted(scenes.test, progress), config.ratio) for name, method in methods.items()
+        }
+    found.setdefault("best", found[state.best_of])
     count = parameter_count(config.variant, scenes.train.n_bands, scenes.train.n_msi, config.dim)
     write_json(
         run.path / "metrics.json",
@@ -348,6 +348,12 @@ def finish(config: Config, run: Run, scenes: Data, state: State) -> None:
             "methods": {name: evaluation.to_dict() for name, evaluation in found.items()},
         },
     )
+
+
+def _counted(scenes: SceneSet, progress: Any) -> Iterator[Scene]:
+    for scene in scenes:
+        yield scene
+        progress.update()
 
 
 def images(run: Run, scenes: Data, scene: Scene) -> dict[str, np.ndarray]:
