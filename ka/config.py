@@ -64,10 +64,10 @@ class Config:
     dim: int = 24
     patch: int = 16
     stride: int = 4
-    batch: int = 8
-    iterations: int | None = 1000
+    batch: int = 4
+    iterations: int | None = 1200
     epochs: int | None = None
-    lr: float = 4e-3
+    lr: float = 3e-3
     ends_lr: float = 0.05
     scale: float = 100.0
     msi_gain: float = 10.0
