@@ -9,12 +9,12 @@ BIN := .venv/bin
 READY := .venv/ready
 
 VARIANT ?= kav11
-DATASET ?= indian_pines
+DATASET ?=
 PRESET ?= demo
 DATA ?=
 WEIGHTS ?=
 ARGS ?=
-OUT ?= runs/train-$(DATASET)-$(VARIANT).ipynb
+OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT).ipynb
 
 .PHONY: help setup train test lint verify lab clean
 
@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/path [PRESET=study] [ARGS="-p seed 1"]
 	@mkdir -p $(dir $(OUT))
-	$(BIN)/papermill notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) -p dataset $(DATASET) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
+	$(BIN)/papermill notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) $(if $(DATASET),-p dataset $(DATASET)) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
 	@echo "The executed notebook: $(OUT)"
 
 test: $(READY) lint ## lint, types, tests, notebooks

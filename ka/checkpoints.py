@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ka.files import KAError, write_bytes
+from ka.kernel_attention import FoldedKernelAttention
 from ka.psrt import N_BLOCKS, PSRT, WINDOWS
 from ka.variants import N_WINDOWS, VARIANTS, Variant, variant
 
@@ -32,8 +33,10 @@ def save_weights(path: str | Path, model: PSRT, half: bool = False, **notes: str
         notes: what a reader should know of them (step, dataset, ratio …).
 
     Raises:
-        KAError: a weight is not finite, or the file cannot be written; an older file is untouched.
+        KAError: the model is folded, a weight is not finite, or the file cannot be written; an older file is untouched.
     """
+    if any(isinstance(layer.ka, FoldedKernelAttention) for layer in model.layers()):
+        raise KAError(f"{path}: not written, as a folded model cannot be loaded again; save the model it was made from")
     header = {"format": FORMAT, "variant": model.row.name, "dim": model.dim}
     header |= {"n_bands": model.n_bands, "n_msi": model.n_msi, **notes}
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -114,11 +117,11 @@ def _strip(state: Mapping[str, object], where: str) -> dict[str, Tensor]:
     """Tensors alone, without a `model.` or `module.` prefix."""
     if not state:
         raise KAError(f"{where} holds no weights; save model.state_dict()")
-    stripped = {}
+    stripped: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise KAError(f"{where}: entry {key!r} is no tensor, so this is no state dict; save model.state_dict()")
-        stripped[re.sub(r"^(model\.|module\.)+", "", key)] = value
+        _put(stripped, re.sub(r"^(model\.|module\.)+", "", key), value, key, where)
     return stripped
 
 
@@ -129,8 +132,11 @@ def _build(state: StateDict, name: str, where: str) -> PSRT:
     if head is None or tail is None or head.ndim != 4 or tail.ndim != 4:
         raise KAError(f"{where} lacks the head or the tail convolution, so it is no checkpoint of PSRT or KA")
     dim, n_in, n_bands = head.shape[0], head.shape[1], tail.shape[0]
-    with torch.device("meta"):
-        model = PSRT(row, n_bands, n_in - n_bands, dim)
+    try:
+        with torch.device("meta"):
+            model = PSRT(row, n_bands, n_in - n_bands, dim)
+    except KAError as error:
+        raise KAError(f"{where}: its head and tail fit no model ({error})") from error
     expected = model.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unexpected:
@@ -151,6 +157,15 @@ def _build(state: StateDict, name: str, where: str) -> PSRT:
     dtype = torch.float64 if all(t.dtype == torch.float64 for t in state.values()) else torch.float32
     model.load_state_dict({key: state[key].to(dtype, copy=True) for key in expected}, assign=True)
     return model.eval()
+
+
+def _put(state: dict[str, Tensor], name: str, value: Tensor, key: str, where: str) -> None:
+    """Enter a weight under its name in our models; two of one name are an error, not a matter of order."""
+    if name in state:
+        raise KAError(
+            f"{where}: unexpected {key}, as another weight is {name} already; remove the one that is not used"
+        )
+    state[name] = value
 
 
 def _some(keys: list[str], most: int = 4) -> str:
@@ -297,7 +312,7 @@ def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer")
         elif key.startswith("wink_reweight."):
             reweight[key.removeprefix("wink_reweight.")] = value
         elif (name := _part(key, row)) is not None:
-            ours[name] = _as_linear(name, value)
+            _put(ours, name, _as_linear(name, value), key, where)
         else:
             unknown.append(key)
     if unknown:
@@ -319,30 +334,31 @@ def _part(key: str, row: Variant) -> str | None:
 
 
 def _as_linear(name: str, value: Tensor) -> Tensor:
-    """1×1 convolutions as matrices, and KAv9's per-channel weight as a vector."""
-    return (
-        value.flatten()
-        if name.startswith("widen.") and value.ndim != 2
-        else value.flatten(1)
-        if value.ndim > 2
-        else value
-    )
+    """1×1 convolutions as matrices, and KAv9's per-channel weight and bias as vectors."""
+    if name in ("widen.weight", "widen.bias"):
+        return value.flatten()
+    return value.flatten(1) if value.ndim > 2 else value
 
 
 def _reweight_keys(weights: StateDict, where: str) -> dict[str, Tensor]:
     """The gate of kav17 and kav18: its parts are told apart by their shapes (c→1 per window, n→4n, 4n→n)."""
     ours: dict[str, Tensor] = {}
     squeeze: list[tuple[Tensor, Tensor]] = []
-    for key in sorted(k for k in weights if k.endswith("weight")):
-        weight, bias = weights[key].flatten(1), weights.get(key.removesuffix("weight") + "bias")
-        if bias is None:
-            raise KAError(f"{where}: wink_reweight.{key} has no bias beside it; the file is incomplete")
-        if weight.shape == (4 * N_WINDOWS, N_WINDOWS):
-            ours |= {"reweight.expand.weight": weight, "reweight.expand.bias": bias}
-        elif weight.shape == (N_WINDOWS, 4 * N_WINDOWS):
-            ours |= {"reweight.contract.weight": weight, "reweight.contract.bias": bias}
+    stems = sorted({key.rpartition(".")[0] for key in weights})
+    for stem in stems:
+        weight, bias = weights.get(f"{stem}.weight"), weights.get(f"{stem}.bias")
+        if weight is None or bias is None:
+            raise KAError(f"{where}: unexpected wink_reweight.{stem} without both weight and bias; the file is damaged")
+        matrix = weight.flatten(1)
+        if matrix.shape not in (_EXPAND, _EXPAND[::-1]):
+            squeeze += zip(matrix.split(1), bias.split(1), strict=True)
         else:
-            squeeze += zip(weight.split(1), bias.split(1), strict=True)
+            name = "reweight.expand" if matrix.shape == _EXPAND else "reweight.contract"
+            _put(ours, f"{name}.weight", matrix, f"wink_reweight.{stem}.weight", where)
+            ours[f"{name}.bias"] = bias
     for m, (weight, bias) in enumerate(squeeze):
         ours |= {f"reweight.squeeze.{m}.weight": weight, f"reweight.squeeze.{m}.bias": bias}
     return ours
+
+
+_EXPAND = (4 * N_WINDOWS, N_WINDOWS)

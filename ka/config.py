@@ -1,10 +1,11 @@
 """What a training run is: one frozen configuration, with named presets."""
 
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from ka.data import DATASETS
@@ -25,7 +26,7 @@ class Config:
         dataset: one of `ka.data.DATASETS`.
         data_root: folder or file of `cave` and `h5`.
         ratio: scale factor between LR-HSI and HR-MSI.
-        scenes: train on these scenes only, comma-separated; None for all of the split.
+        train_scenes: train on these scenes only, comma-separated; None for all of the split.
         dim: embedding width, a multiple of 8.
         patch, stride: size and step of training patches, in pixels of the ground truth.
         batch: patches per iteration.
@@ -53,14 +54,14 @@ class Config:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         deterministic: reproducible kernels on CUDA too, slower (on the CPU runs always are).
         checkpoint_every: seconds between resumable checkpoints, besides those after each validation.
-        run_dir: folder of the run; None for a name made of the preset, variant, dataset and seed under `runs/`.
+        run_dir: folder of the run; None for a name made of dataset, variant, dim and seed under `runs/`.
     """
 
     variant: str = "kav11"
     dataset: str = "indian_pines"
     data_root: str | None = None
     ratio: int = 4
-    scenes: str | None = None
+    train_scenes: str | None = None
     dim: int = 24
     patch: int = 16
     stride: int = 4
@@ -99,6 +100,8 @@ class Config:
             raise KAError(f"dataset={self.dataset!r} is unknown; choose one of {', '.join(DATASETS)}")
         if self.dataset != "indian_pines" and self.data_root is None:
             raise KAError(f"dataset={self.dataset!r} needs data_root, the folder (or HDF5 file) that holds it")
+        if self.dataset == "indian_pines" and self.data_root is not None:
+            raise KAError("data_root is given, but the embedded scene needs none; add dataset='cave' (or 'h5')")
         if (self.iterations is None) == (self.epochs is None):
             raise KAError("a run is so many iterations or so many epochs long; give one of the two, not both")
         for name, (low, high) in _RANGES.items():
@@ -136,18 +139,15 @@ class Config:
                 values[other] = None
         return cls(**(values | changes))
 
-    def with_(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked anew."""
-        return replace(self, **changes)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
     @property
     def scene_names(self) -> list[str] | None:
-        """`scenes` as a list."""
-        return None if self.scenes is None else [name.strip() for name in self.scenes.split(",") if name.strip()]
+        """`train_scenes` as a list."""
+        names = self.train_scenes
+        return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -203,7 +203,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return float(value)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join({"NoneType": "None"}.get(kind.__name__, kind.__name__) for kind in kinds)
-        raise KAError(f"{name}={value!r} is of type {type(value).__name__}; {wanted} is expected")
+        raise KAError(f"{name}={reprlib.repr(value)} is of type {type(value).__name__}; {wanted} is expected")
     if isinstance(value, float) and math.isnan(value):
         raise KAError(f"{name} is NaN; give a number")
     return value

@@ -184,10 +184,11 @@ def _cave(
     if not found:
         raise KAError(f"{root}: no CAVE scene found; give the folder that holds balloons_ms, beads_ms, …")
     if "watercolors" in found:
-        log.info("watercolors left out: it is 8-bit RGBA in the download and in nobody's split")
+        log.warning("watercolors left out: it is 8-bit RGBA in the download and in nobody's split")
     missing = [name for name in chosen if name not in found]
     if missing:
-        raise KAError(f"{root}: missing {', '.join(missing)}; download them, or choose others with scenes=[…]")
+        cure = "train with hold_out=False" if split == "val" else "choose others with scenes=[…]"
+        raise KAError(f"{root}: missing {', '.join(missing)}; download them, or {cure}")
     files = {name: found[name] for name in chosen}
     _check_pngs(files, degradation.ratio)
     lazy = _CaveScenes(files, degradation)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ka.files import KAError
-from ka.metrics import measure
+from ka.metrics import METRICS, measure
 from ka.psrt import N_BLOCKS, PSRT, WINDOWS
 from ka.scenes import Scene, SceneSet
 from ka.simulate import Degradation, bicubic, degrade
@@ -46,19 +46,26 @@ class Evaluation:
         return float(self.values(metric).std(ddof=1)) if len(self.scenes) > 1 else 0.0
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        names = next(iter(self.scenes.values()))
-        return {
-            "mean": {name: self.mean(name) for name in names},
-            "std": {name: self.std(name) for name in names},
-            "scenes": {scene: dict(values) for scene, values in self.scenes.items()},
+        """Plain values, for JSON, with None for what is infinite or undefined."""
+        names = list(next(iter(self.scenes.values())))
+        scenes = {
+            scene: {name: finite(value) for name, value in values.items()} for scene, values in self.scenes.items()
         }
+        mean, std = ({name: finite(of(name)) for name in names} for of in (self.mean, self.std))
+        return {"mean": mean, "std": std, "scenes": scenes}
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None if JSON cannot hold it (the PSNR of a perfect band, an undefined metric)."""
+    return value if math.isfinite(value) else None
 
 
 def evaluate(
     method: Method, scenes: SceneSet | Iterable[Scene], ratio: int, names: list[str] | None = None
 ) -> Evaluation:
     """Metrics of a method, scene by scene (see `ka.metrics`; full images, nothing clipped).
+
+    A metric that a scene leaves undefined (ERGAS where a band is black) is NaN there, and so is its mean.
 
     Raises:
         KAError: a prediction is not finite; the message names the scene.
@@ -67,12 +74,21 @@ def evaluate(
     for scene in scenes:
         loaded = scene.load()
         gt = torch.from_numpy(loaded.gt)[None]
-        try:
-            values = measure(method(loaded)[None].to("cpu", torch.float32), gt, ratio, names)
-        except KAError as error:
-            raise KAError(f"scene {scene.name}: {error}") from error
-        found[scene.name] = {name: value.item() for name, value in values.items()}
+        prediction = method(loaded)[None].to("cpu", torch.float32)
+        if not prediction.isfinite().all():
+            n = int((~prediction.isfinite()).sum())
+            raise KAError(f"scene {scene.name}: {n} values of the prediction are not finite; use other weights")
+        found[scene.name] = {name: _value(prediction, gt, ratio, name) for name in names or METRICS}
     return Evaluation(found)
+
+
+def _value(prediction: Tensor, gt: Tensor, ratio: int, name: str) -> float:
+    try:
+        return measure(prediction, gt, ratio, [name])[name].item()
+    except KAError:
+        if name not in METRICS:
+            raise
+        return math.nan
 
 
 # Methods without training
@@ -157,13 +173,20 @@ def sharpen(
         up: upsampled LR-HSI.
         msi: HR-MSI.
         tile: side of a tile, a multiple of 16; None for one pass if it fits half of the free memory, else 256.
+            Variants bound to positions are never tiled unless asked: their result would depend on free memory.
 
     Raises:
-        KAError: `tile` is no positive multiple of 16.
+        KAError: `tile` is no positive multiple of 16; a variant bound to positions does not fit in memory.
     """
     h, w = up.shape[-2:]
     if tile is None:
-        tile = max(h, w) if pass_bytes(model, up) < free_bytes(up.device) / 2 else 256
+        needed, free = pass_bytes(model, up), free_bytes(up.device)
+        if (why := model.row.position_bound) and needed > free:
+            raise KAError(
+                f"one pass over {h}×{w} needs about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free; with "
+                f"{model.row.name} tiles give another result ({why}): free memory, or ask for them with tile=256"
+            )
+        tile = max(h, w) if why or needed < free / 2 else 256
     elif isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % GRID:
         raise KAError(f"tile={tile!r} must be a positive multiple of {GRID}; choose 256")
     if tile >= max(h, w):

@@ -57,6 +57,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -64,9 +67,10 @@ def _umask() -> int:
 
 
 def _cannot_write(path: Path, error: OSError) -> KAError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    text = (error.strerror or str(error)).splitlines()[0]
+    full = error.errno in _FULL or any(f"errno = {number}" in str(error) for number in _FULL)  # as HDF5 says it
     cure = "free some space" if full else "check the folder and its permissions"
     return KAError(
-        f"{path}: could not be written ({error.strerror or error}); {cure} and run the same command again "
+        f"{path}: could not be written ({text}); {cure} and run the same command again "
         "(what was saved before is untouched)"
     )

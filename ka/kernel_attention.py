@@ -77,9 +77,20 @@ class PooledKernels(nn.Module):
     """Each window of the input, average-pooled to k×k; there is no output axis yet (o = 1)."""
 
     def forward(self, x: Map) -> Kernels:
-        windows = rearrange(quadrants(x), "b m i y x -> (b m) i y x")
-        pooled = F.adaptive_avg_pool2d(windows, KERNEL_SIZE)
-        return rearrange(pooled, "(b m) i u v -> b m 1 i u v", m=N_WINDOWS)
+        windows = quadrants(x)
+        rows, cols = (bins(n, x) for n in windows.shape[-2:])
+        return einsum(rows, windows, cols, "u y, b m i y x, v x -> b m i u v")[:, :, None]
+
+
+def bins(n: int, like: Tensor) -> Float[Tensor, "k n"]:
+    """Adaptive average pooling of n pixels to k as a matrix: bin i averages pixels ⌊i·n/k⌋ … ⌈(i+1)·n/k⌉ - 1.
+
+    PyTorch's own pooling has no reproducible gradient on CUDA.
+    """
+    pixel, i = torch.arange(n, device=like.device), torch.arange(KERNEL_SIZE, device=like.device)[:, None]
+    inside = (pixel >= i * n // KERNEL_SIZE) & (pixel < -(-(i + 1) * n // KERNEL_SIZE))
+    weight = inside.to(like.dtype)
+    return weight / weight.sum(1, keepdim=True)
 
 
 class Reweight(nn.Module):

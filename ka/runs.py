@@ -34,6 +34,10 @@ from ka.files import KAError, write_bytes, write_json
 from ka.psrt import PSRT
 
 PACKAGES = ("torch", "numpy", "einops", "h5py", "safetensors", "kernel-attention-workbook")
+FILES = (
+    *("checkpoint.pt", "metrics.json", "best.safetensors", "last.safetensors", "average.safetensors"),
+    *("history.jsonl", "environment.json", "config.json"),
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -83,7 +87,15 @@ class Run:
 
     def config(self) -> Config | None:
         """The configuration that the run was started with, None for a new folder."""
-        return None if not (self.path / "config.json").exists() else Config(**self._json("config.json"))
+        if not (self.path / "config.json").exists():
+            return None
+        try:
+            return Config(**self._json("config.json"))
+        except TypeError as error:
+            raise KAError(
+                f"{self.path / 'config.json'} is of another version of this workbook ({error}); "
+                "choose another run_dir, or restart=True to train anew"
+            ) from error
 
     def metrics(self) -> dict[str, Any]:
         """What was measured at the end (see `ka.train.finish`)."""
@@ -111,8 +123,8 @@ class Run:
         if before is None:
             return
         old, new = before.to_dict(), config.to_dict()
-        # Where the run lies, how often it is saved and which copy of the data it reads do not change its outcome.
-        free = {"run_dir", "checkpoint_every", "data_root"}
+        # Where the run lies, how often it is saved and which copy of CAVE it reads do not change its outcome.
+        free = {"run_dir", "checkpoint_every"} | ({"data_root"} if config.dataset == "cave" else set())
         changed = [f"{k}: {old[k]!r} there, {new[k]!r} asked" for k in new if k not in free and old[k] != new[k]]
         if changed:
             raise KAError(
@@ -121,17 +133,21 @@ class Run:
             )
 
     def start(self, config: Config) -> None:
-        """Note configuration and environment."""
+        """Note configuration and environment, and sweep up what a killed process was writing."""
+        for part in self.path.glob(".*.part"):
+            part.unlink()
         write_json(self.path / "config.json", config.to_dict())
         path = self.path / "environment.json"
-        starts = self._json("environment.json")["starts"] if path.exists() else []
+        starts = self._json("environment.json").get("starts", []) if path.exists() else []
         write_json(path, {"starts": [*starts, environment()]})
 
     def clear(self) -> None:
-        """Remove what a former run left, the files of a run only."""
-        for pattern in ("*.json", "*.jsonl", "*.pt", "*.safetensors", ".*.part"):
-            for path in self.path.glob(pattern):
-                path.unlink()
+        """Remove what a former run left, and nothing else.
+
+        The configuration goes last: a kill in between leaves no checkpoint that another configuration could find.
+        """
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, Any]]:
         """What was noted during training, in order; a half-written last line (a killed run's) is left out."""

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ka import data
 from ka.checkpoints import save_weights
 from ka.config import Config
-from ka.evaluate import Evaluation, LinearInjection, Method, Network, evaluate, upsampled
+from ka.evaluate import Evaluation, LinearInjection, Method, Network, evaluate, finite, upsampled
 from ka.files import KAError, write_json
 from ka.metrics import ssim
 from ka.psrt import PSRT, build, parameter_count
@@ -52,13 +52,18 @@ class Data:
 
 
 def load_data(config: Config) -> Data:
-    """The scenes of a configuration, with everything that cannot work found before training.
+    """The scenes of a configuration; what cannot work is found here as far as it shows without reading every pixel.
 
     Raises:
         KAError: missing or broken data; patches that do not fit; a batch larger than the training set.
     """
     degradation = Degradation(config.ratio)
     root, hold_out = config.data_root, config.hold_out
+    if config.dataset == "h5" and root is not None and Path(root).is_file():
+        raise KAError(
+            f"data_root={root} is one file, and a run trains, validates and tests on different ones; give the folder "
+            "that holds train_cave(with_up)x4.h5, validation_… and test_…"
+        )
     train = data.load(config.dataset, "train", root, degradation, scenes=config.scene_names, hold_out_val=hold_out)
     patches = Patches(train, config.patch, config.stride)
     if config.batch > len(patches):
@@ -88,6 +93,8 @@ class State:
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
     best: float = -math.inf
     best_step: int = 0
     best_of: str = ""
@@ -111,7 +118,7 @@ class State:
             raise KAError(f"{where} does not fit this run; start it anew with restart=True") from error
 
 
-_SCALARS = ("step", "seconds", "best", "best_step", "best_of")
+_SCALARS = ("step", "seconds", "loss_sum", "loss_count", "best", "best_step", "best_of")
 
 
 def train(config: Config, *, restart: bool = False, watch: Watch | None = None, bar: bool = True) -> Run:
@@ -119,7 +126,7 @@ def train(config: Config, *, restart: bool = False, watch: Watch | None = None, 
 
     Args:
         config: the run.
-        restart: throw away what the run folder holds and train anew.
+        restart: throw away what the run folder holds and train anew (leave it out to go on with a stopped run).
         watch: called with the history after every validation (to draw curves).
         bar: show a progress bar.
 
@@ -132,12 +139,14 @@ def train(config: Config, *, restart: bool = False, watch: Watch | None = None, 
     """
     run = Run(run_folder(config))
     with run.lock():
-        if restart:
-            run.clear()
-        run.check(config)
-        if not run.finished:
-            scenes = load_data(config)  # before anything is written: what cannot work leaves no run behind
-            device = pick_device(config)
+        if not restart:
+            run.check(config)
+        if restart or not run.finished:
+            scenes, device = load_data(config), pick_device(config)
+            for scene in scenes.test:
+                scene.load()  # a broken test scene is found now, not after training
+            if restart:
+                run.clear()
             run.start(config)
             _train(config, run, scenes, device, watch, bar)
     return run
@@ -179,46 +188,41 @@ def _stretch(
 ) -> None:
     """Train up to the next validation, validate, save."""
     end = min(total, (state.step // config.eval_every + 1) * config.eval_every)
-    losses: list[float] = []
     saved = clock = time.monotonic()
-    try:
-        while state.step < end:
-            losses.append(one_step(config, scenes.patches, state, total))
-            now = time.monotonic()
-            state.seconds, clock = state.seconds + now - clock, now
-            progress.update()
-            progress.set_postfix(_postfix(losses, history), refresh=False)
-            if now - saved > config.checkpoint_every and state.step < end:
-                run.save(state.to_dict())
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        if losses:
+    while state.step < end:
+        loss = one_step(config, scenes.patches, state, total)
+        now = time.monotonic()
+        state.seconds, clock = state.seconds + now - clock, now
+        progress.update()
+        progress.set_postfix(_postfix(loss, history), refresh=False)
+        if now - saved > config.checkpoint_every and state.step < end:
             run.save(state.to_dict())
-        raise
+            saved = time.monotonic()
     note: dict[str, Any] = {
         "step": state.step,
         "seconds": round(state.seconds, 2),
         "lr": learning_rate(config, state.step - 1, total),
-        "loss": float(np.mean(losses)),
+        "loss": state.loss_sum / state.loss_count,
     }
     if scenes.val:
         note |= validate(config, run, scenes, state)
+    state.loss_sum, state.loss_count = 0.0, 0
+    run.note(**note)  # before the checkpoint: a line too many is cut when the run goes on, one too few is lost
     run.save(state.to_dict())
-    run.note(**note)
     history.append(note)
-    progress.set_postfix(_postfix(losses, history))
+    progress.set_postfix(_postfix(loss, history))
 
 
-def _postfix(losses: list[float], history: list[dict[str, Any]]) -> dict[str, str]:
-    shown = {"loss": f"{losses[-1]:.5f}"} if losses else {}
-    if history and "psnr" in history[-1]:
+def _postfix(loss: float, history: list[dict[str, Any]]) -> dict[str, str]:
+    shown = {"loss": f"{loss:.5f}"}
+    if history and history[-1].get("psnr_average") is not None:
         shown["PSNR"] = f"{history[-1]['psnr_average']:.2f} dB"
     return shown
 
 
 def start(config: Config, n_bands: int, n_msi: int, device: torch.device) -> State:
     """A model, its average and its optimiser at step 0; the global random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(config.variant, n_bands, n_msi, config.dim).to(device)
     with torch.no_grad():
@@ -277,6 +281,7 @@ def one_step(config: Config, patches: Patches, state: State, total: int) -> floa
         group["lr"] = rate * group["factor"]
     state.optimizer.step()
     state.step += 1
+    state.loss_sum, state.loss_count = state.loss_sum + value, state.loss_count + 1
     decay = min(config.ema, state.step / (10 + state.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(state.average.parameters()), list(state.model.parameters()), 1 - decay)
@@ -298,13 +303,13 @@ def loss_of(config: Config, prediction: Tensor, gt: Tensor) -> Tensor:
     return loss
 
 
-def validate(config: Config, run: Run, scenes: Data, state: State) -> dict[str, float]:
+def validate(config: Config, run: Run, scenes: Data, state: State) -> dict[str, float | None]:
     """Measure raw and averaged weights on the validation scenes; the better ones become the run's best, if they are."""
-    note: dict[str, float] = {}
+    note: dict[str, float | None] = {}
     for which, model, suffix in (("last", state.model, ""), ("average", state.average, "_average")):
         model.eval()
         found = evaluate(Network(model), scenes.val, config.ratio, ["psnr", "sam", "ergas"])
-        note |= {f"{metric}{suffix}": found.mean(metric) for metric in ("psnr", "sam", "ergas")}
+        note |= {f"{metric}{suffix}": finite(found.mean(metric)) for metric in ("psnr", "sam", "ergas")}
         if found.mean("psnr") > state.best:
             state.best, state.best_step, state.best_of = found.mean("psnr"), state.step, which
             save_weights(run.path / "best.safetensors", model, step=state.step, weights=which, ratio=config.ratio)
@@ -358,10 +363,11 @@ def _counted(scenes: SceneSet, progress: Any) -> Iterator[Scene]:
 
 def images(run: Run, scenes: Data, scene: Scene) -> dict[str, np.ndarray]:
     """What each method makes of a loaded scene, `bands h w`: bicubic, linear injection, the run's best weights."""
+    model = run.model()
     methods: dict[str, Method] = {
         "bicubic": upsampled,
         "linear injection": LinearInjection.fit(scenes.train, scenes.degradation),
-        run.model().row.name: Network(run.model()),
+        model.row.name: Network(model),
     }
     return {name: method(scene).numpy() for name, method in methods.items()}
 

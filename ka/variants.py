@@ -110,7 +110,8 @@ class Variant:
     def position_bound(self) -> str:
         """Why the output at a pixel depends on where the image's borders are, or "" if it does not.
 
-        Whole-image evaluation in tiles is exact only where this is empty.
+        Whole-image evaluation in tiles is exact only where this is empty (and, for `psrt`, where H and W rounded up
+        to 8 are multiples of 16).
         """
         if self.shuffle == "misaligned":
             return "its shuffle moves attention outputs across the whole image"

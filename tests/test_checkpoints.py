@@ -170,6 +170,42 @@ def test_one_key_more_or_less_is_named() -> None:
         load_checkpoint(state, "kav11")
 
 
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("kav3", "se.se.1.weight"), ("kav7", "selayers.0.se.1.weight"), ("kav11", "concat_linear.weight"),
+        ("kav17", "wink_reweight.mlp.9.weight"), ("kav17", "wink_reweight.lonely.bias"),
+    ],
+)  # fmt: skip
+def test_a_weight_that_would_overwrite_another_is_named(name: str, extra: str) -> None:
+    state = as_study(small(name))
+    part = "w.layers.0.layers.0.WA1.KernelAttention"
+    added = {f"{part}.{extra}": torch.ones(16, 4) if "mlp" in extra else torch.ones(4, 4)}
+    if "mlp" in extra:
+        added[f"{part}.wink_reweight.mlp.9.bias"] = torch.ones(16)
+    with pytest.raises(ka.KAError, match="unexpected"):
+        load_checkpoint(state | added, name)
+
+
+def test_a_weight_given_twice_is_an_error() -> None:
+    state = small("kav11").state_dict()
+    with pytest.raises(ka.KAError, match=r"unexpected model\.head\.bias"):
+        load_checkpoint(state | {"model.head.bias": torch.ones(8)}, "kav11")
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (1, 4), (4, 1, 1, 1), (1, 4, 1, 1)])
+def test_kav9s_linear_in_any_shape(shape: tuple[int, ...]) -> None:
+    model = small("kav9")
+    state = {key: value.reshape(shape) if "kernels_linear" in key else value for key, value in as_study(model).items()}
+    assert same(model, load_checkpoint(state, "kav9"))
+
+
+def test_a_folded_model_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ka.KAError, match="a folded model cannot be loaded again"):
+        save_weights(tmp_path / "folded.safetensors", small("kav11").fold())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_misshapen_weight_is_named() -> None:
     state = small("kav11").state_dict() | {"blocks.0.0.layers.0.ka.fusion.bias": torch.ones(7)}
     with pytest.raises(ka.KAError, match=r"ka\.fusion\.bias has shape \(7,\), but kav11 at dim 8 has \(4,\)"):

@@ -16,7 +16,7 @@ def test_the_study_preset_is_its_protocol() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_build(name: str) -> None:
-    config = Config.preset(name, data_root="/somewhere")
+    config = Config.preset(name, dataset="cave", data_root="/somewhere")
     assert Config(**config.to_dict()) == config
 
 
@@ -33,6 +33,7 @@ def test_iterations_replace_epochs_and_back() -> None:
         ("variant", "kav99", "unknown variant 'kav99'; choose one of psrt, .*kav19"),
         ("dataset", "harvard", "dataset='harvard' is unknown; choose one of indian_pines, cave, h5"),
         ("dataset", "cave", "needs data_root"),
+        ("data_root", "/cave", "embedded scene needs none; add dataset='cave'"),
         ("augment", "false", "augment='false' is of type str; bool is expected"),
         ("lr", "1e-3", "lr='1e-3' is of type str; float is expected"),
         ("lr", -1.0, "lr=-1.0 is out of range"),
