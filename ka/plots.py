@@ -44,21 +44,20 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def as_rgb(image: Image, display: tuple[int, int, int], white: float | None = None) -> Float[np.ndarray, "h w 3"]:
-    """Three bands as a picture: divided by `white` (default: the 99.5th percentile), square-root companded, clipped."""
+def as_rgb(image: Image, display: tuple[int, int, int], like: Image) -> Float[np.ndarray, "h w 3"]:
+    """Three bands as a picture, black to white from the 0.5th to the 99.5th percentile of the same bands of `like`."""
     chosen = np.moveaxis(np.asarray(image, dtype=np.float64)[list(display)], 0, -1)
-    white = float(np.percentile(chosen, 99.5)) if white is None else white
-    return np.sqrt(np.clip(chosen / max(white, 1e-6), 0, 1))
+    black, white = np.percentile(np.asarray(like)[list(display)], (0.5, 99.5))
+    return np.clip((chosen - black) / max(white - black, 1e-6), 0, 1)
 
 
 def views(scenes: SceneSet, scene: Scene, images: Mapping[str, Image]) -> Figure:
     """The scene in natural colours: truth, the low-resolution image, and each method's result."""
     with matplotlib.style.context(STYLE):
-        white = float(np.percentile(scene.gt[list(scenes.display)], 99.5))
         panels = {"truth": scene.gt, "LR-HSI": scene.lr, **images}
         figure, axes = _panels(len(panels), scene.gt.shape)
         for axis, (title, image) in zip(axes, panels.items(), strict=True):
-            axis.imshow(as_rgb(image, scenes.display, white))
+            axis.imshow(as_rgb(image, scenes.display, scene.gt))
             axis.set_title(title)
     return figure
 
@@ -92,7 +91,7 @@ def spectra(scenes: SceneSet, scene: Scene, images: Mapping[str, Image], pixels:
                 below.plot(bands[order], (values - truth)[order], color=f"C{k}", linewidth=1)
             above.set_title(f"row {row}, column {col}")
             below.set_xlabel("band" if scenes.wavelengths is None else "wavelength (nm)")
-        axes[0, 0].set_ylabel("reflectance")
+        axes[0, 0].set_ylabel("value, of 1")
         axes[1, 0].set_ylabel("error")
         axes[0, 0].legend(fontsize=7)
     return figure
@@ -106,4 +105,5 @@ def _panels(n: int, shape: Sequence[int]) -> tuple[Figure, Any]:
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
     return figure, axes

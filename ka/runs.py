@@ -204,8 +204,7 @@ class Run:
 
     def model(self, which: str = "best") -> PSRT:
         """The model with the run's `best`, `last` or `average` weights."""
-        config = self.config()
-        return load_checkpoint(self.path / f"{which}.safetensors", config.variant if config else None)
+        return load_checkpoint(self.path / f"{which}.safetensors")
 
 
 def environment() -> dict[str, Any]:

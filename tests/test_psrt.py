@@ -12,7 +12,6 @@ from ka.psrt import shuffle, unshuffle
 from ka.variants import VARIANTS
 
 STATIC = [name for name, row in VARIANTS.items() if not row.adaptive]
-FREE = [name for name, row in VARIANTS.items() if not row.position_bound]
 
 
 def inputs(h: int, w: int, b: int = 1, bands: int = 5, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -73,24 +72,6 @@ def test_padding_is_cropped_back(name: str) -> None:
     x = inputs(11, 14, dtype=torch.float64)
     padded = [F.pad(t, (0, 2, 0, 5), mode="replicate") for t in x]
     torch.testing.assert_close(model(*x), model(*padded)[..., :11, :14], rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", FREE)
-def test_a_far_border_does_not_matter(name: str) -> None:
-    """Without position-bound kernels, what is added 48 pixels away changes nothing (64 for an even shuffle grid)."""
-    model = small(name, torch.float64)
-    x = inputs(16, 128, dtype=torch.float64)
-    near = model(*[t[..., :96] for t in x])[..., :32]
-    torch.testing.assert_close(near, model(*x)[..., :32], rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", ["psrt_misaligned", "kav1", "kav3", "kav4", "kav9", "kav17"])
-def test_position_bound_variants_see_the_border(name: str) -> None:
-    model = small(name, torch.float64)
-    x = inputs(16, 128, dtype=torch.float64)
-    near = model(*[t[..., :96] for t in x])[..., :64]
-    assert (near - model(*x)[..., :64]).abs().max() > 1e-6
-    assert VARIANTS[name].position_bound
 
 
 @pytest.mark.parametrize("name", VARIANTS)
