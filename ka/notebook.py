@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from IPython.display import DisplayHandle, Image, Markdown, display
+from matplotlib.figure import Figure
 
 from ka.config import Config
 from ka.files import KAError
@@ -62,19 +63,20 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def show(figure: Figure) -> Image:
+    """A figure as a picture. (Jupyter draws figures by itself only where pyplot made them.)"""
+    return Image(png(figure))
+
+
 class LiveCurves:
     """Loss and validation curves that are redrawn in place; call it with the history."""
 
     def __init__(self) -> None:
-        self.handle: DisplayHandle | None = display(_picture([]), display_id=True)
+        self.handle: DisplayHandle | None = display(show(curves([])), display_id=True)
 
     def __call__(self, history: Sequence[Mapping[str, Any]]) -> None:
         if self.handle is not None:
-            self.handle.update(_picture(history))
-
-
-def _picture(history: Sequence[Mapping[str, Any]]) -> Image:
-    return Image(png(curves(history)))
+            self.handle.update(show(curves(history)))
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> Markdown:

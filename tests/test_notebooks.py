@@ -44,13 +44,7 @@ def test_train_through_papermill_then_nbval(tmp_path: Path) -> None:
     again = nbval(out)
     assert again.returncode == 0, again.stdout
 
-
-def test_nbval_would_notice_another_number(tmp_path: Path) -> None:
-    out = tmp_path / "out.ipynb"
-    assert (
-        papermill("train.ipynb", out, "-p", "preset", "smoke", "-p", "run_dir", str(tmp_path / "run")).returncode == 0
-    )
-    metrics = tmp_path / "run" / "metrics.json"
+    metrics = tmp_path / "run" / "metrics.json"  # and nbval would notice another number
     changed = json.loads(metrics.read_text())
     changed["methods"]["best"]["mean"]["psnr"] += 1
     metrics.write_text(json.dumps(changed))
@@ -62,9 +56,7 @@ def test_nbval_would_notice_another_number(tmp_path: Path) -> None:
     [
         (["-p", "variant", "kav99"], "unknown variant 'kav99'; choose one of psrt"),
         (["-p", "varient", "kav1"], "unknown parameter varient; allowed are preset, restart"),
-        (["-p", "augment", "false"], "augment='false' is of type str"),
         (["-p", "dataset", "cave", "-p", "data_root", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["-p", "dim", "20"], "dim=20 does not split into 8 heads"),
     ],
 )
 def test_bad_parameters_end_papermill_with_an_error(parameters: list[str], message: str, tmp_path: Path) -> None:
