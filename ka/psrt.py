@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ka.files import KAError
 from ka.kernel_attention import FoldedKernelAttention, KernelAttention, Pointwise
-from ka.variants import Variant, dead_parameters, variant
+from ka.variants import Variant, dead_parameters
+from ka.variants import variant as variant_row
 
 WINDOWS = (8, 4, 2)  # window sizes of the three SaR blocks of a PSRT block
 N_BLOCKS = 2
@@ -235,11 +236,11 @@ def init_weights(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def build(name: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> PSRT:
+def build(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> PSRT:
     """A freshly initialised model of a variant; seed with `torch.manual_seed` before.
 
     Args:
-        name: a key of `ka.VARIANTS`.
+        variant: a key of `ka.VARIANTS`.
         n_bands: bands of the LR-HSI.
         n_msi: bands of the HR-MSI.
         dim: embedding width, a multiple of 8.
@@ -247,7 +248,7 @@ def build(name: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> PSRT:
     Raises:
         KAError: unknown variant or impossible size.
     """
-    return PSRT(variant(name), n_bands, n_msi, dim)
+    return PSRT(variant_row(variant), n_bands, n_msi, dim)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -275,9 +276,9 @@ class ParameterCount:
         return self.live + self.dead
 
 
-def parameter_count(name: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> ParameterCount:
+def parameter_count(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> ParameterCount:
     """Live, dead, reported and deployed parameters of a variant (see `ParameterCount`)."""
-    model = build(name, n_bands, n_msi, dim)
+    model = build(variant, n_bands, n_msi, dim)
     live = count_parameters(model)
     deployed = live if model.row.adaptive else count_parameters(model.fold())
-    return ParameterCount(live, dead_parameters(name, dim), deployed)
+    return ParameterCount(live, dead_parameters(variant, dim), deployed)
