@@ -78,11 +78,12 @@ def load(
         dataset: one of `DATASETS`.
         split: one of `SPLITS`. On CAVE "train" is all 20 training scenes (the study's protocol) and "val" is
             `CAVE_VAL`, two of them.
-        root: folder of CAVE as downloaded (at any usual nesting); HDF5 file, which then serves every split, or the
-            folder of the published files; not used for indian_pines.
+        root: folder of CAVE as downloaded (at any usual nesting); the folder of the published HDF5 files, or one such
+            file, whatever the split; not used for indian_pines.
         degradation: how `lr` is simulated; of an HDF5 file it must state what the file holds.
         scenes: names of the scenes wanted, out of those of the split; None for all.
-        hold_out_val: leave `CAVE_VAL` out of CAVE's "train". The other datasets' splits are disjoint as they are.
+        hold_out_val: leave `CAVE_VAL` out of CAVE's "train". Indian Pines' parts share no pixel anyway; those of HDF5
+            files are as their makers cut them.
 
     Raises:
         KAError: an unknown dataset, split or scene; missing or broken files, naming the file and what to do.

@@ -121,11 +121,14 @@ class State:
 _SCALARS = ("step", "seconds", "loss_sum", "loss_count", "best", "best_step", "best_of")
 
 
-def train(config: Config, *, restart: bool = False, watch: Watch | None = None, bar: bool = True) -> Run:
+def train(
+    config: Config, scenes: Data | None = None, *, restart: bool = False, watch: Watch | None = None, bar: bool = True
+) -> Run:
     """Train to the end and measure the test scenes; goes on where a former call was stopped.
 
     Args:
         config: the run.
+        scenes: `load_data(config)` if it is at hand, so that nothing is read twice.
         restart: throw away what the run folder holds and train anew (leave it out to go on with a stopped run).
         watch: called with the history after every validation (to draw curves).
         bar: show a progress bar.
@@ -142,7 +145,7 @@ def train(config: Config, *, restart: bool = False, watch: Watch | None = None, 
         if not restart:
             run.check(config)
         if restart or not run.finished:
-            scenes, device = load_data(config), pick_device(config)
+            scenes, device = scenes or load_data(config), pick_device(config)
             for scene in scenes.test:
                 scene.load()  # a broken test scene is found now, not after training
             if restart:
