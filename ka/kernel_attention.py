@@ -13,6 +13,7 @@ formula and the fast form.
 """
 
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -146,13 +147,17 @@ class KernelSA(nn.Module):
         self.proj = nn.Linear(c, c)
         self.scrambled = scrambled
 
-    def forward(self, kernels: Kernels) -> Kernels:
+    def heads(self, kernels: Kernels) -> Float[Tensor, "three so heads taps d"]:
+        """Queries, keys and values of every output filter, by head."""
         s, m, o, _, u, v = kernels.shape
         taps = rearrange(kernels, "s m o i u v -> s o (m u v) i")
         if self.scrambled:  # KAv8's reshape, without the permutation it needed (audit, point 4)
             taps = rearrange(taps.reshape(s, m, o, u * v, -1), "s m o t i -> s o (m t) i")
-        q, k, val = rearrange(self.qkv(taps), "s o t (three h d) -> three (s o) h t d", three=3, h=self.n_heads)
-        mixed = F.scaled_dot_product_attention(q, k, val)
+        return rearrange(self.qkv(taps), "s o t (three h d) -> three (s o) h t d", three=3, h=self.n_heads)
+
+    def forward(self, kernels: Kernels) -> Kernels:
+        s, m, _, _, u, v = kernels.shape
+        mixed = F.scaled_dot_product_attention(*self.heads(kernels))
         taps = self.proj(rearrange(mixed, "(s o) h t d -> s o t (h d)", s=s))
         return rearrange(taps, "s o (m u v) i -> s m o i u v", m=m, u=u, v=v)
 
@@ -246,31 +251,45 @@ class KernelAttention(nn.Module):
         n_fused = 2 if row.second == "windows+image" else row.n_second
         self.fusion = mix(n_fused * c, c, linear="fusion" in row.linear) if row.has_fusion else None
 
-    def kernels(self, x: Map) -> tuple[Kernels | None, Kernels | None]:
-        """The kernels of the second convolution: (of the windows, global), each None where there is none.
+    def stages(self, x: Map) -> Iterator[tuple[str, Kernels, Kernels | None]]:
+        """The kernels after each part that the row has, in order: (part, of the windows, global).
 
-        SA and SE treat the window kernels alone, or joined with the global kernel, as the row says.
+        Parts are "window kernels", "reweighting", "global kernel", "SA", "SE" and "widening"; a global kernel that is
+        made after SA comes after it. SA and SE treat the window kernels alone, or joined with the global kernel, as
+        the row says.
         """
         row = self.row
         assert self.window_kernels is not None, "an identity layer has no kernels"
-        windows = self.window_kernels(x)
+        windows, glob = self.window_kernels(x), None
+        yield "window kernels", windows, glob
         if self.reweight is not None:
             windows = self.reweight(windows, x)
-        glob = self.global_kernel(windows) if self.global_kernel is not None else None
-        if self.sa is not None and row.sa == "windows":
-            windows = self.sa(windows)
-        elif self.sa is not None:
-            windows, glob = self._split(self.sa(self._join(windows, glob)))
+            yield "reweighting", windows, glob
+        if self.global_kernel is not None and row.global_from == "raw":
+            glob = self.global_kernel(windows)
+            yield "global kernel", windows, glob
+        if self.sa is not None:
+            if row.sa == "windows":
+                windows = self.sa(windows)
+            else:
+                windows, glob = self._split(self.sa(self._join(windows, glob)))
+            yield "SA", windows, glob
         if self.global_kernel is not None and row.global_from == "attended":
             glob = self.global_kernel(windows)
-        if self.se is not None:
-            windows = self.se(windows)
-            if row.global_se == "shared":
-                glob = self.se(glob)
-        if self.global_se is not None:
-            glob = self.global_se(glob)
+            yield "global kernel", windows, glob
+        if self.se is not None or self.global_se is not None:
+            if self.se is not None:
+                windows = self.se(windows)
+            for se in (self.se if row.global_se == "shared" else None, self.global_se):
+                glob = glob if se is None else se(glob)
+            yield "SE", windows, glob
         if self.widen is not None:
             windows = self.widen(windows)
+            yield "widening", windows, glob
+
+    def kernels(self, x: Map) -> tuple[Kernels, Kernels | None]:
+        """The kernels of the second convolution, after all stages: (of the windows, global or None)."""
+        *_, (_, windows, glob) = self.stages(x)
         return windows, glob
 
     def _join(self, windows: Kernels, glob: Kernels | None) -> Kernels:
@@ -294,9 +313,9 @@ class KernelAttention(nn.Module):
             return (windows, None, None) if self.row.second == "windows" else (None, glob, None)
         weight, bias = self.fusion.weight, self.fusion.bias
         if self.row.second == "image":
-            return None, fold(self._join(cast(Tensor, windows), glob), weight), bias
+            return None, fold(self._join(windows, glob), weight), bias
         on_windows, on_image = weight.chunk(2, dim=1)
-        each = [fold(kernel, on_windows) for kernel in cast(Tensor, windows).split(1, dim=1)]
+        each = [fold(kernel, on_windows) for kernel in windows.split(1, dim=1)]
         return torch.cat(each, dim=1), fold(cast(Tensor, glob), on_image), bias
 
     def forward(self, x: Map) -> Map:

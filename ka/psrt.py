@@ -25,10 +25,9 @@ from ka.variants import variant as variant_row
 
 WINDOWS = (8, 4, 2)  # window sizes of the three SaR blocks of a PSRT block
 N_BLOCKS = 2
+LAYERS = tuple(f"block {b + 1}, {w}×{w}, L{i + 1}" for b in range(N_BLOCKS) for w in WINDOWS for i in range(3))
 Q_SCALE = 4.0  # not head_dim^-0.5: the published weights need it
 Tokens = Float[Tensor, "b h w c"]
-
-
 Heads = Float[Tensor, "windows heads tokens d"]
 
 
@@ -48,18 +47,21 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tokens) -> Tokens:
-        _, h, w, _ = x.shape
-        size = self.window
-        q, k, v = rearrange(
+    def split(self, x: Tokens) -> Float[Tensor, "three windows heads tokens d"]:
+        """Queries, keys and values of every window (row-major) and head."""
+        return rearrange(
             self.qkv(x),
             "b (i y) (j x) (three h d) -> three (b i j) h (y x) d",
             three=3,
             h=self.heads,
-            y=size,
-            x=size,
+            y=self.window,
+            x=self.window,
         )
-        out = attend(q, k, v)
+
+    def forward(self, x: Tokens) -> Tokens:
+        _, h, w, _ = x.shape
+        size = self.window
+        out = attend(*self.split(x))
         out = rearrange(out, "(b i j) h (y x) d -> b (i y) (j x) (h d)", i=h // size, j=w // size, y=size, x=size)
         return self.proj(out)
 
@@ -205,7 +207,7 @@ class PSRT(nn.Module):
         return F.leaky_relu(x, 0.2) + up
 
     def layers(self) -> list[Layer]:
-        """The 18 layers, in the order in which they run."""
+        """The 18 layers, in the order in which they run (`LAYERS` names them)."""
         return [module for module in self.modules() if isinstance(module, Layer)]
 
     def fold(self) -> "PSRT":
