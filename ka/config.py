@@ -184,6 +184,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "seed": 10,
         "checkpoint_every": 300.0,
     },
+    # CAVE without a GPU: a quarter of an hour on one core for every variant. Small patches: at equal time 16 pixels
+    # end 3.5 dB above 32.
+    "laptop": {"dataset": "cave", "stride": 16, "batch": 8, "iterations": 3000, "eval_every": 250},
     # The embedded scene in minutes on two cores: the defaults above.
     "demo": {},
     # Seconds, for tests: it shows that everything runs, not that it learns.
