@@ -16,7 +16,7 @@ WEIGHTS ?=
 ARGS ?=
 OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT).ipynb
 
-.PHONY: help setup train test lint verify lab clean
+.PHONY: help setup train test lint verify explore figures lab clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,14 @@ lint: $(READY)
 
 verify: $(READY) ## prove the data pipeline: make verify DATA=/path/to/CAVE [WEIGHTS=/path/best.pth.tar]
 	$(BIN)/python -m ka.verify "$(DATA)" $(if $(WEIGHTS),"$(WEIGHTS)")
+
+explore: $(READY) ## the explorer as a page: make explore [DATA=/path/to/CAVE] [ARGS="-p runs /path/to/runs"]
+	@mkdir -p runs
+	$(BIN)/papermill --prepare-only notebooks/explore.ipynb runs/explore.ipynb $(if $(DATA),-r data_root "$(abspath $(DATA))") $(ARGS)
+	$(BIN)/voila runs/explore.ipynb --Voila.ip=127.0.0.1 --token
+
+figures: $(READY) ## draw everything in figures/ anew, from what is committed
+	$(BIN)/python -m ka.figures
 
 lab: $(READY) ## open JupyterLab
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

@@ -31,14 +31,25 @@ def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[st
         KAError: unknown name, wrong type (`-p augment false` is the text "false": write False), impossible value.
     """
     known = {field.name for field in fields(Config)}
-    unknown = sorted(_injected(namespace) - known - {"preset", *own})
-    if unknown:
-        raise KAError(
-            f"unknown parameter {', '.join(unknown)}; allowed are preset, {', '.join([*own, *sorted(known)])}"
-        )
+    check_names(namespace, "preset", *own, *sorted(known))
     given = {name: namespace[name] for name in known if namespace.get(name) is not None}
     config = Config.preset(namespace.get("preset", "demo"), **given)
     return config, {name: namespace[name] for name in own}
+
+
+def check_names(namespace: Mapping[str, Any], *names: str) -> None:
+    """Refuse a parameter that means nothing to a notebook (papermill only warns of it).
+
+    Args:
+        namespace: the notebook's `globals()`.
+        names: its parameters.
+
+    Raises:
+        KAError: papermill injected another name.
+    """
+    unknown = sorted(_injected(namespace) - set(names))
+    if unknown:
+        raise KAError(f"unknown parameter {', '.join(unknown)}; allowed are {', '.join(names)}")
 
 
 def _injected(namespace: Mapping[str, Any]) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
+import PIL.Image
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
@@ -16,11 +17,32 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 Image = Float[np.ndarray, "bands h w"]
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as PNG bytes, the same bytes for the same figure."""
+#: What a file would tell of when and with what it was made: left out, so that equal figures are equal bytes.
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def encoded(figure: Figure, kind: str) -> bytes:
+    """A figure as a `png`, `svg` or `pdf` file, the same bytes for the same figure."""
     buffer = io.BytesIO()
     with matplotlib.style.context(STYLE):
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
+    return buffer.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG bytes."""
+    return encoded(figure, "png")
+
+
+def pixels_png(picture: Float[np.ndarray, "h w 3"], zoom: int = 1) -> bytes:
+    """A picture in [0, 1] as PNG bytes, every pixel as a square of `zoom` pixels."""
+    pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -59,7 +59,7 @@ def test_a_wrong_field_is_explained(field: str, value: object, message: str) -> 
 
 
 def test_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(ka.KAError, match="preset='quick' is unknown; choose one of study, demo, smoke"):
+    with pytest.raises(ka.KAError, match="preset='quick' is unknown; choose one of study, laptop, demo, smoke"):
         Config.preset("quick")
 
 

@@ -1,0 +1,67 @@
+"""The workbook in a real browser. Skipped where there is no chromium (Debian's package), except in CI."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ka.explore import gather
+from ka.explorers import AttentionExplorer, KernelExplorer
+from ka.plots import png
+
+browser = pytest.importorskip("browser", reason="playwright is not installed", exc_type=ImportError)
+if browser.CHROMIUM is None:
+    if os.environ.get("CI"):
+        pytest.fail("chromium is missing: in CI nothing may be skipped", pytrace=False)
+    pytest.skip("chromium is not installed", allow_module_level=True)
+
+PICTURE = ".ka-explorer .widget-image.ka-picture"
+SLIDER = ".ka-explorer .ka-layer .noUi-handle"
+
+
+@pytest.fixture
+def notebooks(tmp_path: Path) -> Path:
+    """A copy: opening a notebook may write to it."""
+    return Path(shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks"))
+
+
+def test_kernels_in_jupyterlab(notebooks: Path, tmp_path: Path) -> None:
+    """Open, run all, move the layer's slider: the picture becomes that of the next layer."""
+    expected = KernelExplorer(gather())
+    with browser.lab(tmp_path, notebooks) as address, browser.page() as page:
+        browser.open_notebook(page, address, "kernels.ipynb")
+        browser.run_all(page)
+        page.locator(SLIDER).first.scroll_into_view_if_needed()
+        assert browser.shown(page, PICTURE) == png(expected.figure())
+        page.locator(SLIDER).first.focus()
+        page.keyboard.press("ArrowRight")
+        browser.idle(page)
+        assert browser.shown(page, PICTURE) == png(expected.figure(layer=2))
+
+
+def test_attention_in_jupyterlab(notebooks: Path, tmp_path: Path) -> None:
+    """Clicking the image chooses the pixel."""
+    expected = AttentionExplorer(gather())
+    with browser.lab(tmp_path, notebooks) as address, browser.page() as page:
+        browser.open_notebook(page, address, "attention.ipynb")
+        browser.run_all(page)
+        before = browser.shown(page, PICTURE)
+        zoom = expected.zoom
+        page.locator(".ka-scene").first.click(position={"x": 10 * zoom + 1, "y": 40 * zoom + 1})
+        browser.idle(page)
+        assert browser.shown(page, PICTURE) == png(expected.figure(row=40, col=10)) != before
+
+
+def test_the_page(notebooks: Path, tmp_path: Path) -> None:
+    """`make explore` serves the explorers with voila; they answer there too."""
+    expected = KernelExplorer(gather())
+    with browser.voila(tmp_path, notebooks / "explore.ipynb") as address, browser.page() as page:
+        page.goto(address)
+        page.wait_for_selector(SLIDER, timeout=120_000)
+        assert browser.shown(page, PICTURE) == png(expected.figure())
+        page.locator(SLIDER).first.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(300)
+        assert browser.shown(page, PICTURE) == png(expected.figure(layer=2))

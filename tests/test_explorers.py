@@ -1,0 +1,178 @@
+"""The explorers without a browser: controls change the picture, and a plain call draws the same."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import ka
+from ka.explore import Looker, View, gather, shipped, views
+from ka.explorers import ALL, AttentionExplorer, Explorer, KernelExplorer
+from ka.files import KAError
+from ka.plots import png
+from ka.psrt import LAYERS
+
+KINDS: list[Callable[[Looker], Explorer]] = [KernelExplorer, AttentionExplorer]
+
+
+@pytest.fixture(scope="module")
+def look() -> Looker:
+    return gather()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_picture_of_every_shipped_model(kind: Callable[[Looker], Explorer], look: Looker) -> None:
+    """Each is drawn, or the message says why not; never both, and never an old picture without a word."""
+    explorer = kind(look)
+    seen = set()
+    for model in look.models:
+        explorer.controls["model"].value = model
+        for show in explorer.pictures():
+            explorer.controls["show"].value = show
+            if explorer.message.value:
+                assert "choose" in explorer.message.value
+                with pytest.raises(KAError):
+                    explorer.figure()
+            else:
+                seen.add(show)
+                assert explorer.picture.value == png(explorer.figure())
+    assert seen == set(explorer.pictures())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_control_changes_the_picture_and_a_plain_call_does_not(
+    kind: Callable[[Looker], Explorer], look: Looker
+) -> None:
+    explorer = kind(look)
+    before = explorer.picture.value
+    asked = png(explorer.figure(layer=4))
+    assert explorer.picture.value == before != asked
+    assert explorer.controls["layer"].value == 1
+    explorer.controls["layer"].value = 4
+    assert explorer.picture.value == asked
+
+
+@pytest.mark.parametrize(
+    ("control", "value"), [("kernel", "window 2 (top right)"), ("image", "indian_pines_train"), ("model", "kav17")]
+)
+def test_kernel_controls(control: str, value: str, look: Looker) -> None:
+    explorer = KernelExplorer(look)
+    explorer.controls["model"].value = "kav1"  # its kernels follow the image
+    before = explorer.picture.value
+    explorer.controls[control].value = value
+    assert explorer.picture.value != before
+    assert not explorer.message.value
+
+
+@pytest.mark.parametrize("control", ["output", "input"])
+@pytest.mark.parametrize("show", ["one filter, part by part", "frequency response, one filter"])
+def test_channels(control: str, show: str, look: Looker) -> None:
+    explorer = KernelExplorer(look)
+    explorer.controls["show"].value = show
+    before = explorer.picture.value
+    explorer.controls[control].value = explorer.controls[control].max
+    assert explorer.picture.value != before
+
+
+def test_clicks_choose_the_pixel(look: Looker) -> None:
+    explorer = AttentionExplorer(look)
+    explorer._clicked({"dataX": 20 * explorer.zoom + 2, "dataY": 31 * explorer.zoom})
+    assert (explorer.controls["row"].value, explorer.controls["col"].value) == (31, 20)
+    assert explorer.picture.value == png(explorer.figure(row=31, col=20)) != png(explorer.figure(row=30, col=20))
+    explorer._clicked({"dataX": 10**6, "dataY": -5})  # the border of the page's picture
+    assert (explorer.controls["row"].value, explorer.controls["col"].value) == (0, explorer.controls["col"].max)
+
+
+@pytest.mark.parametrize(("control", "value"), [("head", 2), ("filter", 3)])
+def test_heads_and_filters(control: str, value: int, look: Looker) -> None:
+    explorer = AttentionExplorer(look)
+    explorer.controls["model"].value = "kav6"
+    explorer.controls["show"].value = "kernel SA"
+    before = explorer.picture.value
+    explorer.controls[control].value = value
+    assert explorer.picture.value != before
+
+
+def test_choices_follow_the_model(look: Looker) -> None:
+    explorer = KernelExplorer(look)
+    explorer.controls["model"].value = "kav11"
+    explorer.controls["kernel"].value = "global"
+    explorer.controls["model"].value = "kav3"
+    assert "global" not in explorer.controls["kernel"].options
+    assert explorer.controls["kernel"].value == ALL
+    assert explorer.controls["layer"].max == len(LAYERS)
+
+
+def test_static_kernels_are_the_same_for_all_images(look: Looker) -> None:
+    explorer = KernelExplorer(look)
+    explorer.controls["model"].value = "kav11"
+    before = explorer.picture.value
+    explorer.controls["image"].value = "indian_pines_train"
+    assert explorer.picture.value == before
+
+
+def test_controls_answer_at_once(look: Looker) -> None:
+    """Under half a second on two cores; the bound here leaves room for machines that run other tests beside it."""
+    slow = {}
+    for kind in KINDS:
+        explorer = kind(look)
+        for show in explorer.pictures():
+            explorer.controls["show"].value = show
+            spent = []
+            for layer in (2, 3, 4):
+                start = time.perf_counter()
+                explorer.controls["layer"].value = layer
+                spent.append(time.perf_counter() - start)
+            if min(spent) > 1.0:
+                slow[show] = spent
+    assert not slow
+
+
+def test_models_and_images_that_do_not_fit() -> None:
+    with pytest.raises(KAError, match=r"'kav99' is neither a path nor one of kav1, "):
+        gather("kav99")
+    with pytest.raises(KAError, match="no model to look at"):
+        Looker({}, views())
+    look = gather()
+    with pytest.raises(KAError, match=r"unknown control level; choose from show, model"):
+        KernelExplorer(look).figure(level=2)
+    with pytest.raises(KAError, match="there is no image 'mars'; choose one of indian_pines_test"):
+        KernelExplorer(look).figure(image="mars")
+
+
+def test_a_checkpoint_of_other_bands_says_what_it_wants(tmp_path: Path) -> None:
+    path = tmp_path / "cave.safetensors"
+    ka.save_weights(path, ka.build("kav11", dim=8))
+    explorer = KernelExplorer(gather(str(path)))
+    explorer.controls["model"].value = str(path)
+    assert "give data_root, the folder of CAVE" in explorer.message.value
+
+
+def test_cave_scenes(cave_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cave.safetensors"
+    torch.manual_seed(0)
+    ka.save_weights(path, ka.build("kav1", dim=8))
+    look = gather(str(path), data_root=cave_root)
+    for kind in KINDS:
+        explorer = kind(look)
+        explorer.controls["model"].value = str(path)
+        assert explorer.controls["image"].options == ("balloons", "feathers", "jelly_beans")
+        assert not explorer.message.value
+    assert look.views["balloons"].picture.shape == (128, 128, 3)
+
+
+def test_messages_are_text(look: Looker) -> None:
+    """A name with markup in it is shown, not run."""
+    view: View = next(iter(look.views.values()))
+    explorer = KernelExplorer(Looker({"<img src=x onerror=alert(1)>": "/nowhere"}, {"a": view}))
+    assert "<img" not in explorer.message.value
+
+
+def test_shipped_checkpoints_are_small_and_load() -> None:
+    found = shipped()
+    assert {"kav1", "kav3", "kav6", "kav11", "kav17", "psrt"} <= set(found)
+    assert sum(path.stat().st_size for path in found.values()) <= 12e6
+    for name, path in found.items():
+        assert ka.load_checkpoint(path).row.name == name
