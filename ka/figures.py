@@ -1,0 +1,95 @@
+"""All files of figures/, from what is committed: `make figures` (no network, no CAVE, no training).
+
+SVG, CSV, Markdown and LaTeX files are the same bytes whenever they are drawn; PNG and PDF files are on one machine.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+
+from matplotlib.figure import Figure
+
+from ka import audit_figures, data, diagrams, plots, report, results
+from ka.checkpoints import load_checkpoint
+from ka.costs import Costs
+from ka.evaluate import LinearInjection, Method, Network, upsampled
+from ka.explore import shipped
+from ka.files import KAError, write_bytes
+from ka.runs import ROOT
+from ka.simulate import Degradation
+
+FOLDER = ROOT / "figures"
+STABLE = (".svg", ".csv", ".md", ".tex")
+"""Kinds of files whose bytes do not depend on the machine."""
+
+Encode = Callable[[], bytes]
+
+
+def files() -> dict[str, Encode]:
+    """Every file of figures/: name → what makes its bytes."""
+    return dict([*_diagrams(), *_results(), *_audit(), ("demo_errors.png", lambda: plots.png(demo_errors()))])
+
+
+def _diagrams() -> Iterator[tuple[str, Encode]]:
+    for language, kinds in (("en", ("svg", "pdf", "png")), ("zh", ("svg", "png"))):
+        for name, draw in diagrams.all_diagrams(language).items():
+            yield from _kinds(f"diagrams/{name}", draw, kinds)
+
+
+def _results() -> Iterator[tuple[str, Encode]]:
+    folder = results.results_folder()
+    for protocol in results.protocols(folder):
+        table = cache(partial(_table, protocol))
+        for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
+            yield f"results/{protocol}.{kind}", partial(lambda text, table: text(table()).encode(), text, table)
+        for name, draw in (("differences", report.forest), ("quality_cost", report.quality_against_cost)):
+            drawn = partial(lambda draw, table: draw(table()), draw, table)
+            yield from _kinds(f"results/{protocol}_{name}", drawn, ("svg", "pdf", "png"))
+
+
+def _table(protocol: str) -> results.Table:
+    folder = results.results_folder()
+    return results.table(results.read(folder, protocol), costs=Costs.read(folder / "costs.json"))
+
+
+def _audit() -> Iterator[tuple[str, Encode]]:
+    for name, draw in audit_figures.figures().items():
+        yield f"audit/{name}.png", partial(lambda draw: plots.png(draw()), draw)
+
+
+def _kinds(name: str, draw: Callable[[], Figure], kinds: Sequence[str]) -> Iterator[tuple[str, Encode]]:
+    figure = cache(draw)
+    for kind in kinds:
+        yield f"{name}.{kind}", partial(lambda figure, kind: plots.encoded(figure(), kind), figure, kind)
+
+
+def demo_errors() -> Figure:
+    """Absolute error of bicubic upsampling, linear injection and the KAv11 that comes with the workbook."""
+    degradation = Degradation()
+    scene = data.load("indian_pines", "test")[0].load()
+    methods: dict[str, Method] = {
+        "bicubic": upsampled,
+        "linear injection": LinearInjection.fit(data.load("indian_pines", "train"), degradation),
+        "KAv11": Network(load_checkpoint(shipped()["kav11"])),
+    }
+    return plots.error_maps(scene, {name: method(scene).numpy() for name, method in methods.items()})
+
+
+def main() -> int:
+    """Draw all files anew and remove those that are no longer drawn; exit code 2 for an error."""
+    try:
+        wanted = files()
+        for name, encode in wanted.items():
+            write_bytes(FOLDER / name, encode())
+        for path in FOLDER.rglob("*"):
+            if path.is_file() and path.relative_to(FOLDER).as_posix() not in wanted:
+                path.unlink()
+    except KAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(wanted)} files in {FOLDER}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

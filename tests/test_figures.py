@@ -1,0 +1,71 @@
+"""figures/ is what `make figures` draws: a committed file that is stale is named here."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from ka import figures
+from ka.figures import FOLDER, STABLE, files
+from ka.files import KAError
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, bytes]:
+    return {name: encode() for name, encode in files().items()}
+
+
+def test_nothing_is_missing_or_left_over(drawn: dict[str, bytes]) -> None:
+    there = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()}
+    assert there == set(drawn), "run `make figures` and commit"
+
+
+def test_text_and_vector_files_are_up_to_date(drawn: dict[str, bytes]) -> None:
+    stable = [name for name in drawn if name.endswith(STABLE)]
+    assert any(name.endswith(".svg") for name in stable)
+    assert any(name.endswith(".csv") for name in stable)
+    stale = [name for name in stable if drawn[name] != (FOLDER / name).read_bytes()]
+    assert not stale, "run `make figures` and commit"
+
+
+def test_pictures_are_up_to_date(drawn: dict[str, bytes]) -> None:
+    """Sums round differently on other machines: a colour may differ by a little, here and there."""
+    stale = [name for name in drawn if name.endswith(".png") and _differ(drawn[name], (FOLDER / name).read_bytes())]
+    assert not stale, "run `make figures` and commit"
+
+
+def _differ(one: bytes, other: bytes) -> bool:
+    a, b = (np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"), dtype=float) for data in (one, other))
+    return a.shape != b.shape or float(np.abs(a - b).mean()) > 0.1
+
+
+def test_drawing_again_gives_the_same_bytes(drawn: dict[str, bytes]) -> None:
+    again = files()
+    some = [*[name for name in drawn if name.endswith(STABLE)][::4], "demo_errors.png", "audit/seam.png"]
+    assert all(again[name]() == drawn[name] for name in some)
+
+
+def test_a_picture_of_other_numbers_is_stale(drawn: dict[str, bytes]) -> None:
+    """The comparison above can fail."""
+    picture = np.array(PIL.Image.open(io.BytesIO(drawn["demo_errors.png"])).convert("RGB"))
+    picture[: len(picture) // 4] = 0
+    changed = io.BytesIO()
+    PIL.Image.fromarray(picture).save(changed, format="png")
+    assert _differ(drawn["demo_errors.png"], changed.getvalue())
+
+
+def test_make_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files are written, left-overs removed, errors told in a line."""
+    monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    monkeypatch.setattr(figures, "files", lambda: {"a/b.csv": lambda: b"1"})
+    (tmp_path / "old.svg").write_text("")  # type: ignore[operator]
+    assert figures.main() == 0
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b.csv"]  # type: ignore[attr-defined]
+
+    def broken() -> bytes:
+        raise KAError("no results")
+
+    monkeypatch.setattr(figures, "files", lambda: {"a/b.csv": broken})
+    assert figures.main() == 2
+    assert "error: no results" in capsys.readouterr().err
