@@ -1,5 +1,6 @@
 """What there is to look at: models and images, for the notebooks and the explorers."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ka import data
-from ka.checkpoints import load_checkpoint
+from ka.checkpoints import load_checkpoint, save_weights
 from ka.files import KAError
 from ka.plots import as_rgb
 from ka.psrt import PSRT, WINDOWS
-from ka.runs import ROOT, runs_folder
+from ka.runs import ROOT, Run, runs_folder
 from ka.scenes import Scene, SceneSet
 from ka.trace import Trace, trace
 
@@ -45,6 +46,22 @@ class View:
 def shipped() -> dict[str, Path]:
     """The checkpoints that come with the project, by variant."""
     return {path.stem: path for path in sorted(CHECKPOINTS.glob("*.safetensors"))}
+
+
+def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
+    """Keep a finished run's best weights as a small checkpoint that comes with the project: `<variant>.safetensors`.
+
+    Weights are float16 (half the size); the header says what they were trained on, and their PSNR before rounding.
+
+    Raises:
+        KAError: the run is not finished.
+    """
+    found = run.metrics()
+    path = Path(folder) / f"{found['variant']}.safetensors"
+    psnr = found["methods"]["best"]["mean"]["psnr"]
+    notes = {"dataset": found["dataset"], "step": found["best"]["step"], "psnr": round(psnr, 3)}
+    save_weights(path, run.model("best"), half=True, **notes)
+    return path
 
 
 def finished_runs(folder: str | Path | None = None) -> dict[str, Path]:
@@ -133,7 +150,7 @@ class Looker:
 
 
 def gather(*models: str, runs: str | Path | None = None, data_root: str | Path | None = None) -> Looker:
-    """All that is at hand: the models that come with the project, finished runs, and those named.
+    """All that is at hand: the models named, those that come with the project, and finished runs.
 
     Args:
         models: a name of one of those, or the path of a run folder or checkpoint (which becomes its name).
@@ -147,11 +164,26 @@ def gather(*models: str, runs: str | Path | None = None, data_root: str | Path |
     for model in models:
         if model not in found and not Path(model).exists():
             raise KAError(f"{model!r} is neither a path nor one of {', '.join(found)}; train it, or choose one of them")
-        found.setdefault(model, model)
-    return Looker(found, views(data_root))
+    named = {model: found.get(model, model) for model in models}
+    return Looker(named | found, views(data_root))
 
 
 def _known(things: Mapping[str, Thing], name: str, what: str) -> Thing:
     if name not in things:
         raise KAError(f"there is no {what} {name!r}; choose one of {', '.join(things)}")
     return things[name]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m ka.explore RUN…`: keep the weights of run folders in checkpoints/; exit code 2 for an error."""
+    try:
+        for path in arguments:
+            print(ship(Run(Path(path))))
+    except KAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

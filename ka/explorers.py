@@ -98,13 +98,13 @@ class Explorer(ABC):
 
 def choice(label: str, options: Sequence[Any]) -> ipywidgets.Dropdown:
     """A drop-down list, its first option chosen."""
-    return ipywidgets.Dropdown(options=options, description=label, layout={"width": "280px"})
+    return ipywidgets.Dropdown(options=options, description=label, layout={"width": "300px"})
 
 
 def slider(label: str, low: int, high: int) -> ipywidgets.IntSlider:
     """A slider over whole numbers that reports when it is let go."""
     return ipywidgets.IntSlider(
-        value=low, min=low, max=high, description=label, continuous_update=False, layout={"width": "280px"}
+        value=low, min=low, max=high, description=label, continuous_update=False, layout={"width": "300px"}
     )
 
 
@@ -234,14 +234,16 @@ class AttentionExplorer(Explorer):
             "row": slider("row", 0, 1),
             "col": slider("column", 0, 1),
         }
-        self.scene = ipywidgets.Image(format="png", layout={"object_fit": "none", "flex": "0 0 auto"})
+        self.scene = ipywidgets.Image(format="png", layout={"max_width": "none"})
         self.scene.add_class("ka-scene")
         clicks = Event(source=self.scene, watched_events=["click"])
         clicks.on_dom_event(self._clicked)
         super().__init__(look, controls)
-        hint = ipywidgets.HTML("Click a pixel of the image:")
+        hint = ipywidgets.HTML("Click a pixel:")
+        chosen = ipywidgets.VBox([hint, self.scene], layout={"flex": "0 0 auto"})
         *above, picture = self.box.children
-        self.box.children = [*above, hint, self.scene, picture]
+        picture.layout.min_width = "0"  # it gives way to the image beside it
+        self.box.children = [*above, ipywidgets.HBox([chosen, picture])]
 
     def pictures(self) -> dict[str, Callable[..., Figure]]:
         """What can be shown, by name."""

@@ -31,7 +31,7 @@ def files() -> dict[str, Encode]:
 
 
 def _diagrams() -> Iterator[tuple[str, Encode]]:
-    for language, kinds in (("en", ("svg", "pdf", "png")), ("zh", ("svg", "png"))):
+    for language, kinds in (("en", ("svg", "pdf", "png")), ("zh", ("svg",))):
         for name, draw in diagrams.all_diagrams(language).items():
             yield from _kinds(f"diagrams/{name}", draw, kinds)
 

@@ -29,7 +29,7 @@ def notebooks(tmp_path: Path) -> Path:
 
 def test_kernels_in_jupyterlab(notebooks: Path, tmp_path: Path) -> None:
     """Open, run all, move the layer's slider: the picture becomes that of the next layer."""
-    expected = KernelExplorer(gather())
+    expected = KernelExplorer(gather("kav11", "kav17"))
     with browser.lab(tmp_path, notebooks) as address, browser.page() as page:
         browser.open_notebook(page, address, "kernels.ipynb")
         browser.run_all(page)
@@ -43,7 +43,7 @@ def test_kernels_in_jupyterlab(notebooks: Path, tmp_path: Path) -> None:
 
 def test_attention_in_jupyterlab(notebooks: Path, tmp_path: Path) -> None:
     """Clicking the image chooses the pixel."""
-    expected = AttentionExplorer(gather())
+    expected = AttentionExplorer(gather("kav1", "psrt"))
     with browser.lab(tmp_path, notebooks) as address, browser.page() as page:
         browser.open_notebook(page, address, "attention.ipynb")
         browser.run_all(page)

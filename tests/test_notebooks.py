@@ -67,10 +67,45 @@ def test_bad_parameters_end_papermill_with_an_error(parameters: list[str], messa
     assert not (tmp_path / "run").exists()
 
 
-def test_prepare_cave_as_committed() -> None:
-    """Without CAVE it shows the steps on synthetic scenes; its committed numbers are checked."""
-    run = nbval(NOTEBOOKS / "prepare_cave.ipynb")
+COMMITTED = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb") if path.name != "train.ipynb")
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_outputs_are_what_the_notebook_gives(name: str) -> None:
+    """nbval: text and tables are equal, pictures are drawn. (train.ipynb takes minutes: it runs with less, above.)"""
+    run = nbval(NOTEBOOKS / name)
     assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+def test_every_notebook_is_committed_with_outputs(path: Path) -> None:
+    """A cell that was not run would not be compared."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells)
+    assert any(cell["outputs"] for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "parameters", "shown"),
+    [
+        ("kernels.ipynb", {"model": "kav3", "adaptive": "kav1", "layer": 9}, "kav3, block 1, 2×2, L3"),
+        ("attention.ipynb", {"model": "kav6", "layer": 12, "row": 0, "col": 47}, "block 2, 8×8, L3"),
+        ("diagrams.ipynb", {"variant": "kav17", "dim": 32}, "kav17"),
+        ("results.ipynb", {"protocol": "demo"}, "not run"),
+    ],
+)
+def test_other_parameters(notebook: str, parameters: dict[str, object], shown: str, tmp_path: Path) -> None:
+    given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    run = papermill(notebook, tmp_path / "out.ipynb", *given, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert json.dumps(shown)[1:-1] in outputs(tmp_path / "out.ipynb")
+
+
+@pytest.mark.parametrize("notebook", ["kernels.ipynb", "audit.ipynb"])
+def test_unknown_parameters_are_errors(notebook: str, tmp_path: Path) -> None:
+    run = papermill(notebook, tmp_path / "out.ipynb", "-p", "modell", "kav1")
+    assert run.returncode != 0
+    assert "unknown parameter modell; allowed are" in run.stderr
 
 
 def test_prepare_cave_then_train_on_its_files(cave_root: Path, tmp_path: Path) -> None:

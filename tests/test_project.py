@@ -12,7 +12,7 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ka import VARIANTS, parameter_count
+from ka import VARIANTS, parameter_count, results
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
@@ -88,3 +88,16 @@ def test_the_package_reads_no_reference_material_and_runs_no_code_from_files() -
         text = path.read_text()
         assert "shared/" not in text, path
         assert text.count("torch.load(") == text.count("weights_only=True") - text.count("`weights_only=True`"), path
+
+
+def test_the_readmes_numbers_are_those_of_the_runs() -> None:
+    readme = (ROOT / "README.md").read_text()
+    numbers = readme[readme.index("## Numbers") :]
+    runs = {run.config.variant: run for run in results.read(results.results_folder(), "demo")}
+    methods = {name: run.methods["best"] for name, run in runs.items()}
+    untrained = next(iter(runs.values())).methods
+    methods["bicubic upsampling"] = untrained["bicubic"]
+    methods["linear detail injection (one matrix)"] = untrained["linear injection"]
+    for name, found in methods.items():
+        cells = [f"{found.mean(metric):.3f}" for metric in ("psnr", "sam", "ergas")]
+        assert f"| {' | '.join([name, *cells])} |" in numbers
