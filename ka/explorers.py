@@ -124,8 +124,8 @@ FEW = 8  # channels that are shown of all kernels at once: more would be too sma
 class KernelExplorer(Explorer):
     """Window kernels and the global kernel of a layer, from all sides.
 
-    Controls: model, image, show (which picture), layer (1 … 18), kernel, output and input (channels from 1), beside (a
-    second image, for how kernels move).
+    Controls: model, image, show (which picture), layer (1 … 18), kernel, output and input (channels from 1), colours
+    (one scale for all parts), beside (a second image, for how kernels move).
 
     Args:
         look: the models and images.
@@ -139,6 +139,7 @@ class KernelExplorer(Explorer):
             "beside": choice("beside", list(look.views)),
             "layer": slider("layer", 1, len(LAYERS)),
             "kernel": choice("kernel", [ALL]),
+            "colours": choice("colours", [("a scale for each part", False), ("one scale for all", True)]),
             "output": slider("output", 1, 2),
             "input": slider("input", 1, 2),
         }
@@ -181,14 +182,14 @@ class KernelExplorer(Explorer):
         title = f"{values['model']}, {LAYERS[layer]}"
         return self.pictures()[values["show"]](trace=trace, layer=layer, title=title, **_but(values, "layer"))
 
-    def _filters(self, trace: Trace, layer: int, title: str, kernel: str, **_: Any) -> Figure:
-        return _grid(_chosen(_stages(trace, layer), kernel), kernel, title)
+    def _filters(self, trace: Trace, layer: int, title: str, kernel: str, colours: bool, **_: Any) -> Figure:
+        return _grid(_chosen(_stages(trace, layer), kernel), kernel, colours, title)
 
-    def _folded(self, trace: Trace, layer: int, title: str, kernel: str, **_: Any) -> Figure:
-        return _grid(kernel_views.folding(trace, layer), ALL, title)
+    def _folded(self, trace: Trace, layer: int, title: str, colours: bool, **_: Any) -> Figure:
+        return _grid(kernel_views.folding(trace, layer), ALL, colours, title)
 
-    def _one(self, trace: Trace, layer: int, title: str, output: int, input: int, **_: Any) -> Figure:
-        return kernel_views.single(_stages(trace, layer), output - 1, input - 1, title=title)
+    def _one(self, trace: Trace, layer: int, title: str, output: int, input: int, colours: bool, **_: Any) -> Figure:
+        return kernel_views.single(_stages(trace, layer), output - 1, input - 1, colours, title)
 
     def _frequencies(self, trace: Trace, layer: int, title: str, **_: Any) -> Figure:
         return kernel_views.frequency_responses(_stages(trace, layer)[-1], title=title)
@@ -332,6 +333,6 @@ def _chosen(stages: Sequence[Stage], kernel: str) -> list[Stage]:
     return [replace(stage, kernels=stage.kernels[[stage.labels.index(kernel)]], labels=(kernel,)) for stage in having]
 
 
-def _grid(stages: Sequence[Stage], kernel: str, title: str) -> Figure:
+def _grid(stages: Sequence[Stage], kernel: str, shared: bool, title: str) -> Figure:
     few = range(min(FEW, stages[-1].kernels.shape[2])) if kernel == ALL else None
-    return kernel_views.filter_grid(stages, few, few, shared=False, title=title)
+    return kernel_views.filter_grid(stages, few, few, shared, title)

@@ -59,7 +59,8 @@ def test_a_control_changes_the_picture_and_a_plain_call_does_not(
 
 
 @pytest.mark.parametrize(
-    ("control", "value"), [("kernel", "window 2 (top right)"), ("image", "indian_pines_train"), ("model", "kav17")]
+    ("control", "value"),
+    [("kernel", "window 2 (top right)"), ("image", "indian_pines_train"), ("model", "kav17"), ("colours", True)],
 )
 def test_kernel_controls(control: str, value: str, look: Looker) -> None:
     explorer = KernelExplorer(look)
