@@ -13,10 +13,12 @@ DATASET ?=
 PRESET ?= demo
 DATA ?=
 WEIGHTS ?=
+RUNS ?=
+SEED ?=
 ARGS ?=
-OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT).ipynb
+OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT)$(SEED:%=-seed%).ipynb
 
-.PHONY: help setup train test lint verify explore figures lab clean
+.PHONY: help setup train test lint verify explore figures screenshot lab clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,9 +31,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(READY)
 
-train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/path [PRESET=study] [ARGS="-p seed 1"]
+train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/path [PRESET=study] [SEED=1]
 	@mkdir -p $(dir $(OUT))
-	$(BIN)/papermill notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) $(if $(DATASET),-p dataset $(DATASET)) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
+	$(BIN)/papermill notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) $(if $(SEED),-p seed $(SEED)) $(if $(DATASET),-p dataset $(DATASET)) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
 	@echo "The executed notebook: $(OUT)"
 
 test: $(READY) lint ## lint, types, tests, notebooks
@@ -45,13 +47,16 @@ lint: $(READY)
 verify: $(READY) ## prove the data pipeline: make verify DATA=/path/to/CAVE [WEIGHTS=/path/best.pth.tar]
 	$(BIN)/python -m ka.verify "$(DATA)" $(if $(WEIGHTS),"$(WEIGHTS)")
 
-explore: $(READY) ## the explorer as a page: make explore [DATA=/path/to/CAVE] [ARGS="-p runs /path/to/runs"]
+explore: $(READY) ## the explorers as a page: make explore [DATA=/path/to/CAVE] [RUNS=/path/to/runs]
 	@mkdir -p runs
-	$(BIN)/papermill --prepare-only notebooks/explore.ipynb runs/explore.ipynb $(if $(DATA),-r data_root "$(abspath $(DATA))") $(ARGS)
+	$(BIN)/papermill --prepare-only notebooks/explore.ipynb runs/explore.ipynb $(if $(DATA),-r data_root "$(abspath $(DATA))") $(if $(RUNS),-r runs "$(abspath $(RUNS))")
 	$(BIN)/voila runs/explore.ipynb --Voila.ip=127.0.0.1 --token
 
 figures: $(READY) ## draw everything in figures/ anew, from what is committed
 	$(BIN)/python -m ka.figures
+
+screenshot: $(READY) ## take docs/explorer.png anew (wants chromium)
+	$(BIN)/python tests/browser.py notebooks/explore.ipynb docs/explorer.png
 
 lab: $(READY) ## open JupyterLab
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

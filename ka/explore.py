@@ -15,7 +15,7 @@ from ka import data
 from ka.checkpoints import load_checkpoint, save_weights
 from ka.files import KAError
 from ka.plots import as_rgb
-from ka.psrt import PSRT, WINDOWS
+from ka.psrt import LAYERS, PSRT, WINDOWS
 from ka.runs import ROOT, Run, runs_folder
 from ka.scenes import Scene, SceneSet
 from ka.trace import Trace, trace
@@ -24,7 +24,7 @@ CHECKPOINTS = ROOT / "checkpoints"
 """Small models that come with the project: the demo preset on the embedded scene, float16."""
 
 Thing = TypeVar("Thing")
-SIDE = 128  # of what is looked at in a large scene: a pass over it takes a fraction of a second
+SIDE = 64  # largest side of what is looked at: a pass over it takes a tenth of a second
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,13 @@ def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
 
 
 def finished_runs(folder: str | Path | None = None) -> dict[str, Path]:
-    """Finished runs in a folder (None: the checkout's `runs/`), by name."""
+    """Finished runs in a folder (None: the checkout's `runs/`), by name.
+
+    Raises:
+        KAError: there is no such folder.
+    """
+    if folder is not None and not Path(folder).is_dir():
+        raise KAError(f"runs={str(folder)!r} is no folder; give one that holds run folders, or leave it out")
     found = sorted(Path(folder or runs_folder()).glob("*/metrics.json"))
     return {path.parent.name: path.parent for path in found}
 
@@ -73,7 +79,7 @@ def finished_runs(folder: str | Path | None = None) -> dict[str, Path]:
 def views(
     data_root: str | Path | None = None, scenes: Sequence[str] = ("balloons", "feathers", "jelly_beans")
 ) -> dict[str, View]:
-    """Images to look at: two parts of the embedded scene, and the centres of some CAVE test scenes.
+    """Images to look at, the central 64×64 pixels: two parts of the embedded scene, and some CAVE test scenes.
 
     Args:
         data_root: the folder of CAVE, for models of 31 bands.
@@ -90,7 +96,7 @@ def views(
 
 def _view(scenes: SceneSet, scene: Scene) -> View:
     h, w = scene.gt.shape[-2:]
-    height, width = (min(side // WINDOWS[0] * WINDOWS[0], SIDE if max(h, w) > 2 * SIDE else side) for side in (h, w))
+    height, width = (min(side // WINDOWS[0] * WINDOWS[0], SIDE) for side in (h, w))
     top, left = ((side - cut) // 2 // scenes.ratio * scenes.ratio for side, cut in ((h, height), (w, width)))
     crop = scene.crop(top, left, height, width, scenes.ratio)
     up, msi = (torch.from_numpy(x)[None] for x in (crop.up, crop.msi))
@@ -160,12 +166,28 @@ def gather(*models: str, runs: str | Path | None = None, data_root: str | Path |
     Raises:
         KAError: a model is neither known nor a path; CAVE is not there.
     """
-    found: dict[str, str | Path] = {**shipped(), **finished_runs(runs)}
+    for name, value in (("runs", runs), ("data_root", data_root)):
+        if value is not None and not isinstance(value, str | Path):
+            raise KAError(f"{name}={value!r} is of type {type(value).__name__}; give a folder")
+    found: dict[str, str | Path] = {**shipped()}
+    for name, run in finished_runs(runs).items():
+        found[str(run) if name in found else name] = run
     for model in models:
-        if model not in found and not Path(model).exists():
+        if model not in found and not Path(str(model)).exists():
             raise KAError(f"{model!r} is neither a path nor one of {', '.join(found)}; train it, or choose one of them")
     named = {model: found.get(model, model) for model in models}
     return Looker(named | found, views(data_root))
+
+
+def layer_index(layer: int) -> int:
+    """The index of a layer that is counted from 1, as in the notebooks.
+
+    Raises:
+        KAError: it is none of 1 … 18.
+    """
+    if isinstance(layer, bool) or layer not in range(1, len(LAYERS) + 1):
+        raise KAError(f"layer={layer!r} is not one of the {len(LAYERS)}; choose 1 … {len(LAYERS)}")
+    return layer - 1
 
 
 def _known(things: Mapping[str, Thing], name: str, what: str) -> Thing:

@@ -4,6 +4,7 @@ A control that changes redraws the picture, which is a PNG in an Image widget. (
 papermill hang at random.) `figure` draws the same without any widget, for scripts.
 """
 
+import gc
 import html
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ class Explorer(ABC):
         for control in self.controls.values():
             control.observe(self._changed, names="value")
         self._changed()
+        gc.freeze()  # or every now and then a picture waits 0.4 s for Python to look through all of PyTorch for garbage
 
     def values(self) -> dict[str, Any]:
         """What the controls say."""
@@ -59,21 +61,50 @@ class Explorer(ABC):
     def figure(self, **changes: Any) -> Figure:
         """The picture for what the controls say, some of it changed; needs no display and leaves the controls alone.
 
+        What depends on a changed value (the kernels that a model has, say) follows it, as the controls would.
+
         Raises:
-            KAError: unknown name, or a choice for which there is no picture.
+            KAError: unknown name, a value that is no choice, or a choice for which there is no picture.
         """
         unknown = set(changes) - set(self.controls)
         if unknown:
             raise KAError(f"unknown control {', '.join(sorted(unknown))}; choose from {', '.join(self.controls)}")
-        return self.draw(**(self.values() | changes))
+        values = self.values() | changes
+        for name, choices in self.choices(values):
+            if values[name] in choices:
+                continue
+            if name in changes:
+                numbers = isinstance(choices, range)
+                listed = f"{choices[0]} … {choices[-1]}" if numbers else ", ".join(map(str, choices))
+                raise KAError(f"{name}={values[name]!r} is no choice; choose one of {listed}")
+            values[name] = choices[-1] if isinstance(choices, range) else choices[0]
+        return self.draw(**values)
+
+    @abstractmethod
+    def choices(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+        """Every control and its choices, those first on which others depend; `values` is what was chosen so far."""
 
     @abstractmethod
     def draw(self, **values: Any) -> Figure:
         """The figure for these values."""
 
-    @abstractmethod
     def adjust(self) -> None:
-        """Bring the controls' ranges in line with the model and the image."""
+        """Bring the controls' choices in line with each other, and keep what was chosen where it still is one."""
+        values = self.values()
+        for name, choices in self.choices(values):
+            control = self.controls[name]
+            if isinstance(control, ipywidgets.IntSlider):
+                control.min, control.max = choices[0], choices[-1]
+            elif tuple(value for _, value in control.options) != tuple(choices):
+                before = control.value
+                control.options = [(self.label(name, value), value) for value in choices]
+                control.value = before if before in choices else choices[0]
+            values[name] = control.value
+
+    @staticmethod
+    def label(name: str, value: Any) -> str:
+        """What a drop-down list calls a choice."""
+        return {True: "one scale for all", False: "a scale for each part"}[value] if name == "colours" else str(value)
 
     def _changed(self, change: object = None) -> None:
         if self._held:
@@ -96,9 +127,9 @@ class Explorer(ABC):
             self._held = False
 
 
-def choice(label: str, options: Sequence[Any]) -> ipywidgets.Dropdown:
-    """A drop-down list, its first option chosen."""
-    return ipywidgets.Dropdown(options=options, description=label, layout={"width": "300px"})
+def menu(label: str) -> ipywidgets.Dropdown:
+    """A drop-down list; its choices come from `Explorer.choices`."""
+    return ipywidgets.Dropdown(options=[("", None)], description=label, layout={"width": "300px"})
 
 
 def slider(label: str, low: int, high: int) -> ipywidgets.IntSlider:
@@ -108,16 +139,8 @@ def slider(label: str, low: int, high: int) -> ipywidgets.IntSlider:
     )
 
 
-def offer(control: ipywidgets.Dropdown, options: Sequence[Any]) -> None:
-    """Give a drop-down list other options, and keep what was chosen where it is among them."""
-    if tuple(control.options) != tuple(options):
-        before = control.value
-        control.options = options
-        values = [option[1] if isinstance(option, tuple) else option for option in options]
-        control.value = before if before in values else values[0]
-
-
 ALL = "all kernels"
+EACH = "all"
 FEW = 8  # channels that are shown of all kernels at once: more would be too small to be seen
 
 
@@ -132,19 +155,11 @@ class KernelExplorer(Explorer):
     """
 
     def __init__(self, look: Looker) -> None:
-        controls = {
-            "show": choice("show", list(self.pictures())),
-            "model": choice("model", list(look.models)),
-            "image": choice("image", list(look.views)),
-            "beside": choice("beside", list(look.views)),
-            "layer": slider("layer", 1, len(LAYERS)),
-            "kernel": choice("kernel", [ALL]),
-            "colours": choice("colours", [("a scale for each part", False), ("one scale for all", True)]),
-            "output": slider("output", 1, 2),
-            "input": slider("input", 1, 2),
-        }
-        controls["beside"].value = list(look.views)[-1]
-        super().__init__(look, controls)
+        names = ("show", "model", "image", "beside", "layer", "kernel", "colours", "output", "input")
+        sliders = {"layer": len(LAYERS), "output": 1, "input": 1}
+        super().__init__(
+            look, {name: slider(name, 1, sliders[name]) if name in sliders else menu(name) for name in names}
+        )
 
     def pictures(self) -> dict[str, Callable[..., Figure]]:
         """What can be shown, by name."""
@@ -164,16 +179,19 @@ class KernelExplorer(Explorer):
             "two images": self._moved,
         }
 
-    def adjust(self) -> None:
+    def choices(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
         """Images of the model's bands, kernels that its layers have, its number of channels."""
-        model = self.look.model(self.controls["model"].value)
+        yield "show", list(self.pictures())
+        yield "model", list(self.look.models)
+        model = self.look.model(values["model"])
         images = self.look.images_for(model)
-        for name in ("image", "beside"):
-            offer(self.controls[name], images)
-        names = [*kernel_views.WINDOWS, *([GLOBAL] if model.row.global_from else [])]
-        offer(self.controls["kernel"], [ALL, *names])
+        yield "image", images
+        yield "beside", [image for image in images if image != values["image"]] or images
+        yield "layer", range(1, len(LAYERS) + 1)
+        yield "kernel", [ALL, *kernel_views.WINDOWS, *([GLOBAL] if model.row.global_from else [])]
+        yield "colours", [False, True]
         for name in ("output", "input"):
-            self.controls[name].max = model.dim // 2
+            yield name, range(1, model.dim // 2 + 1)
 
     def draw(self, **values: Any) -> Figure:
         """The figure for these values."""
@@ -199,7 +217,7 @@ class KernelExplorer(Explorer):
 
     def _moved(self, trace: Trace, layer: int, title: str, model: str, image: str, beside: str, **_: Any) -> Figure:
         if image == beside:
-            raise KAError("two images are compared: choose another one beside")
+            raise KAError("two images are compared, and there is one; give data_root, the folder of CAVE")
         other = self.look.trace(model, beside)
         pictures = {name: self.look.views[name].picture for name in (image, beside)}
         stages = (_stages(trace, layer)[-1], _stages(other, layer)[-1])
@@ -222,19 +240,16 @@ class AttentionExplorer(Explorer):
         look: the models and images.
     """
 
-    zoom = 3  # screen pixels a side of a pixel of the image
+    zoom = 5  # screen pixels a side of a pixel of the image
 
     def __init__(self, look: Looker) -> None:
-        controls = {
-            "show": choice("show", list(self.pictures())),
-            "model": choice("model", list(look.models)),
-            "image": choice("image", list(look.views)),
-            "layer": slider("layer", 1, len(LAYERS)),
-            "head": choice("head", [("all", 0)]),
-            "filter": choice("filter", [("all", 0)]),
-            "row": slider("row", 0, 1),
-            "col": slider("column", 0, 1),
+        names = ("show", "model", "image", "layer", "head", "filter")
+        controls: dict[str, ipywidgets.ValueWidget] = {
+            name: slider(name, 1, len(LAYERS)) if name == "layer" else menu(name) for name in names
         }
+        h, w, _ = next(iter(look.views.values())).picture.shape
+        controls |= {"row": slider("row", 0, h - 1), "col": slider("column", 0, w - 1)}
+        controls["row"].value, controls["col"].value = h // 2, w // 2
         self.scene = ipywidgets.Image(format="png", layout={"max_width": "none"})
         self.scene.add_class("ka-scene")
         clicks = Event(source=self.scene, watched_events=["click"])
@@ -256,26 +271,29 @@ class AttentionExplorer(Explorer):
             "entropy of kernel SA": self._sa_entropy,
         }
 
-    def adjust(self) -> None:
+    def choices(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
         """Images of the model's bands, its heads and filters, the image's pixels."""
-        values = self.values()
+        yield "show", list(self.pictures())
+        yield "model", list(self.look.models)
         model = self.look.model(values["model"])
-        offer(self.controls["image"], self.look.images_for(model))
-        heads = 4 if model.row.has_ka else 8
-        offer(self.controls["head"], [("all", 0), *((str(i + 1), i + 1) for i in range(heads))])
+        yield "image", self.look.images_for(model)
+        yield "layer", range(1, len(LAYERS) + 1)
+        yield "head", [EACH, *range(1, model.layers()[0].attn.heads + 1)]
         n_filters = model.dim // 2 if model.row.sa and model.row.kernels != "pooled" else 1
-        offer(self.controls["filter"], [("all", 0), *((str(i + 1), i + 1) for i in range(n_filters))])
-        picture = self.look.views[self.controls["image"].value].picture
-        for name, side in (("row", picture.shape[0]), ("col", picture.shape[1])):
-            if self.controls[name].max != side - 1:
-                self.controls[name].max = side - 1
-                self.controls[name].value = side // 2
-        marked = picture.copy()
+        yield "filter", [EACH, *range(1, n_filters + 1)]
+        h, w, _ = self.look.views[values["image"]].picture.shape
+        yield "row", range(h)
+        yield "col", range(w)
+
+    def adjust(self) -> None:
+        """The controls' choices, and the image with the pixel marked."""
+        super().adjust()
+        marked = self.look.views[self.controls["image"].value].picture.copy()
         row, col = self.controls["row"].value, self.controls["col"].value
         marked[row], marked[:, col] = 0.5 * marked[row], 0.5 * marked[:, col]
         marked[row, col] = (1, 0.35, 0)
         self.scene.value = pixels_png(marked, self.zoom)
-        for side, n in zip(("height", "width"), picture.shape, strict=False):
+        for side, n in zip(("height", "width"), marked.shape, strict=False):
             setattr(self.scene.layout, side, f"{n * self.zoom}px")
 
     def _clicked(self, event: Mapping[str, Any]) -> None:
@@ -291,7 +309,7 @@ class AttentionExplorer(Explorer):
         trace = self.look.trace(values["model"], values["image"])
         picture = self.look.views[values["image"]].picture
         given = _but(values, "layer", "head", "filter")
-        head, filter_ = (values[name] - 1 if values[name] else None for name in ("head", "filter"))
+        head, filter_ = (None if values[name] == EACH else values[name] - 1 for name in ("head", "filter"))
         return self.pictures()[values["show"]](
             trace=trace, layer=values["layer"] - 1, picture=picture, head=head, filter=filter_, **given
         )

@@ -117,7 +117,8 @@ def _parts(table: Table) -> list[tuple[str, list[str], list[list[Cell]]]]:
     ]
     parts = [("Quality", ["model", "seeds", *heads, *(f"study: {head}" for head in heads)], quality)]
     if differences:
-        title = f"Difference to {table.baseline}, with simultaneous 95 % intervals"
+        judged = any(each.low is not None for row in table.rows for each in row.differences.values())
+        title = f"Difference to {table.baseline}" + ", with simultaneous 95 % intervals" * judged
         parts.append((title, ["model", *(f"Δ {head}" for head in heads), "interval covers"], differences))
     head = ["model", "reported", "deployed", "live, here", "GFLOPs", "ms", "× psrt_noshuffle", "study: parameters (M)"]
     return [*parts, ("Parameters and cost", head, cost)]
@@ -235,9 +236,6 @@ def _tex(text: str) -> str:
     line = _line(text)
     guard = "{}" if line[:1] in ("[", "*") else ""  # after the end of a row they would be taken for its argument
     return guard + "".join(_TEX.get(letter, letter) for letter in line)
-
-
-# Figures
 
 
 # Figures

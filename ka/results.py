@@ -33,9 +33,9 @@ from ka.variants import VARIANTS, variant
 SHOWN = ("psnr", "sam", "ergas")
 UNTRAINED = ("bicubic", "linear injection")
 WEIGHTS = ("best", "last", "average")
-# Where a run lies, how often it is saved and what it runs on do not belong to a protocol; paths are not exported.
-PATHS = ("run_dir", "data_root", "checkpoint_every")
-FREE = (*PATHS, "variant", "seed", "device", "deterministic")
+# Where a run lies, how often it is saved and what it runs on do not belong to a protocol; these are not even exported:
+NOT_KEPT = ("run_dir", "data_root", "checkpoint_every")
+FREE = (*NOT_KEPT, "variant", "seed", "device", "deterministic")
 KEPT = ("time", "python", "packages", "commit", "system", "cpu", "cores", "threads", "memory_gib", "gpu")
 
 
@@ -96,11 +96,15 @@ def export(run: Run, folder: str | Path, protocol: str) -> Path:
 
 
 def read(folder: str | Path, protocol: str) -> list[Result]:
-    """All results of a protocol, in the order of variants and seeds; empty if there are none yet.
+    """All results of a protocol, in the order of variants and seeds; empty if the folder holds no protocol at all.
 
     Raises:
-        KAError: a damaged or foreign file (named); results that do not belong together (see `check`).
+        KAError: no such protocol among those there are; a damaged or foreign file (named); results that do not
+            belong together (see `check`).
     """
+    known = protocols(folder)
+    if known and protocol not in known:
+        raise KAError(f"{folder} has no results of a protocol {protocol!r}; choose one of {', '.join(known)}")
     return check([_load(path) for path in _files(_folder(folder, protocol))])
 
 
@@ -190,7 +194,7 @@ def _record(run: Run) -> dict[str, Any]:
         starts = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))["starts"]
         return {
             "format": 1,
-            "config": {key: value for key, value in config.to_dict().items() if key not in PATHS},
+            "config": {key: value for key, value in config.to_dict().items() if key not in NOT_KEPT},
             "environment": {key: starts[-1].get(key) for key in KEPT} | {"starts": len(starts)},
             **{key: metrics[key] for key in ("split", "best", "iterations", "seconds", "parameters")},
             "methods": {name: found["scenes"] for name, found in metrics["methods"].items()},
@@ -450,7 +454,10 @@ def _notes(
         if "seeds" in covers:
             notes.append("Intervals that cover seeds only: there is one test scene, and others may rank differently.")
         if "" in covers:
-            notes.append("No interval (–): with one test scene, three runs of one model, or two of two, are the least.")
+            notes.append(
+                "No interval (–): too few test scenes (five or so are the least), and too few runs with other seeds "
+                "(three of one model, or two of two)."
+            )
     notes.append(f"Bold: best of its column, and better than {baseline} by an interval without zero. Else nothing is.")
     notes.append(
         "Parameters are for 31 bands at dim 48: “reported” as the study counts (with parameters that no output "
@@ -463,8 +470,8 @@ def _notes(
             "not measured."
             if costs is None
             else f"{costs.label}, deployed; median, and in brackets the quartiles of the ratio over {costs.repeats} "
-            "rounds. kav6, 7, 8, 10, 11, 12, 16 and 19 fold to the same computation: what their times differ by is "
-            "the error of the clock."
+            "rounds. Rows with the same GFLOPs and deployed parameters fold to the same computation: what their times "
+            "differ by is the error of the clock."
         )
     )
     notes.append(

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -130,26 +131,50 @@ def idle(page: Page, timeout: float = 60) -> None:
     assert not errors, errors
 
 
-def settled(page: Page, selector: str, still: float = 0.6, timeout: float = 30) -> str:
-    """The `src` of a picture once it has not changed for a while (a change may pass through others)."""
+def source(page: Page, selector: str) -> str:
+    """The `src` of the picture that is shown now."""
+    return page.locator(selector).first.get_attribute("src") or ""
+
+
+def settled(page: Page, selector: str, unlike: str = "", still: float = 0.6, timeout: float = 60) -> str:
+    """The `src` of a picture once it is another than `unlike` and has not changed for a while.
+
+    (A new picture may come late, and pass through others.)
+    """
     end = time.monotonic() + timeout
-    seen, since = "", time.monotonic()
+    seen, since = unlike, time.monotonic()
     while time.monotonic() < end:
-        src = page.locator(selector).first.get_attribute("src") or ""
+        src = source(page, selector)
         if src != seen:
             seen, since = src, time.monotonic()
-        elif src and time.monotonic() - since > still:
+        elif src not in ("", unlike) and time.monotonic() - since > still:
             return src
         page.wait_for_timeout(50)
     raise TimeoutError(f"{selector} did not come to rest within {timeout} s")
 
 
-def shown(page: Page, selector: str) -> bytes:
-    """The bytes of the picture that is shown."""
-    settled(page, selector)
+def shown(page: Page, selector: str, unlike: str = "") -> bytes:
+    """The bytes of the picture that is shown once it has settled."""
+    settled(page, selector, unlike)
     data = page.evaluate(
         """async (selector) => { const b = await (await fetch(document.querySelector(selector).src)).arrayBuffer();
         return Array.from(new Uint8Array(b)) }""",
         selector,
     )
     return bytes(data)
+
+
+def screenshot(notebook: Path, out: Path, model: str = "kav6") -> None:
+    """The kernel explorer's page, of one model."""
+    with TemporaryDirectory() as home, voila(Path(home), notebook) as address, page(1280, 860) as shot:
+        shot.goto(address)
+        shot.wait_for_selector(".ka-model select", timeout=120_000)
+        before = settled(shot, ".ka-picture img, img.ka-picture")
+        shot.locator(".ka-model select").first.select_option(model)
+        settled(shot, ".ka-picture img, img.ka-picture", before)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shot.screenshot(path=out)
+
+
+if __name__ == "__main__":
+    screenshot(Path(sys.argv[1]).resolve(), Path(sys.argv[2]))

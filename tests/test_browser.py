@@ -35,10 +35,10 @@ def test_kernels_in_jupyterlab(notebooks: Path, tmp_path: Path) -> None:
         browser.run_all(page)
         page.locator(SLIDER).first.scroll_into_view_if_needed()
         assert browser.shown(page, PICTURE) == png(expected.figure())
+        before = browser.source(page, PICTURE)
         page.locator(SLIDER).first.focus()
         page.keyboard.press("ArrowRight")
-        browser.idle(page)
-        assert browser.shown(page, PICTURE) == png(expected.figure(layer=2))
+        assert browser.shown(page, PICTURE, before) == png(expected.figure(layer=2))
 
 
 def test_attention_in_jupyterlab(notebooks: Path, tmp_path: Path) -> None:
@@ -47,11 +47,11 @@ def test_attention_in_jupyterlab(notebooks: Path, tmp_path: Path) -> None:
     with browser.lab(tmp_path, notebooks) as address, browser.page() as page:
         browser.open_notebook(page, address, "attention.ipynb")
         browser.run_all(page)
-        before = browser.shown(page, PICTURE)
+        assert browser.shown(page, PICTURE) == png(expected.figure())
+        before = browser.source(page, PICTURE)
         zoom = expected.zoom
         page.locator(".ka-scene").first.click(position={"x": 10 * zoom + 1, "y": 40 * zoom + 1})
-        browser.idle(page)
-        assert browser.shown(page, PICTURE) == png(expected.figure(row=40, col=10)) != before
+        assert browser.shown(page, PICTURE, before) == png(expected.figure(row=40, col=10))
 
 
 def test_the_page(notebooks: Path, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_page(notebooks: Path, tmp_path: Path) -> None:
         page.goto(address)
         page.wait_for_selector(SLIDER, timeout=120_000)
         assert browser.shown(page, PICTURE) == png(expected.figure())
+        before = browser.source(page, PICTURE)
         page.locator(SLIDER).first.focus()
         page.keyboard.press("ArrowRight")
-        page.wait_for_timeout(300)
-        assert browser.shown(page, PICTURE) == png(expected.figure(layer=2))
+        assert browser.shown(page, PICTURE, before) == png(expected.figure(layer=2))

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import ka
+
 NOTEBOOKS = ROOT / "notebooks"
 
 
@@ -89,9 +91,9 @@ def test_every_notebook_is_committed_with_outputs(path: Path) -> None:
     ("notebook", "parameters", "shown"),
     [
         ("kernels.ipynb", {"model": "kav3", "adaptive": "kav1", "layer": 9}, "kav3, block 1, 2×2, L3"),
-        ("attention.ipynb", {"model": "kav6", "layer": 12, "row": 0, "col": 47}, "block 2, 8×8, L3"),
-        ("diagrams.ipynb", {"variant": "kav17", "dim": 32}, "kav17"),
-        ("results.ipynb", {"protocol": "demo"}, "not run"),
+        ("attention.ipynb", {"model": "kav11", "layer": 12, "row": 0, "col": 47}, "kav11 has no kernel SA"),
+        ("diagrams.ipynb", {"variant": "kav17", "dim": 32, "language": "zh"}, "image/png"),
+        ("results.ipynb", {"protocol": "demo"}, "demo: 8 runs of 8 variants"),
     ],
 )
 def test_other_parameters(notebook: str, parameters: dict[str, object], shown: str, tmp_path: Path) -> None:
@@ -99,6 +101,16 @@ def test_other_parameters(notebook: str, parameters: dict[str, object], shown: s
     run = papermill(notebook, tmp_path / "out.ipynb", *given, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert json.dumps(shown)[1:-1] in outputs(tmp_path / "out.ipynb")
+
+
+def test_a_cave_model_in_the_notebooks(cave_root: Path, tmp_path: Path) -> None:
+    """Another number of bands than the models it is compared with."""
+    ka.save_weights(tmp_path / "cave.safetensors", ka.build("kav6", dim=8))
+    place = ["-p", "data_root", str(cave_root), "-p", "model", str(tmp_path / "cave.safetensors")]
+    for notebook in ("kernels.ipynb", "attention.ipynb"):
+        run = papermill(notebook, tmp_path / notebook, *place)
+        assert run.returncode == 0, run.stderr
+        assert "balloons" in outputs(tmp_path / notebook)
 
 
 @pytest.mark.parametrize("notebook", ["kernels.ipynb", "audit.ipynb"])

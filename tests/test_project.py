@@ -101,3 +101,11 @@ def test_the_readmes_numbers_are_those_of_the_runs() -> None:
     for name, found in methods.items():
         cells = [f"{found.mean(metric):.3f}" for metric in ("psnr", "sam", "ergas")]
         assert f"| {' | '.join([name, *cells])} |" in numbers
+
+
+def test_the_readmes_entropies_are_those_of_the_notebook() -> None:
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    shown = (ROOT / "notebooks" / "attention.ipynb").read_text()
+    found = re.findall(r"(kav\d+): entropy of kernel SA ([\d.]+) in the mean", shown)
+    assert len(found) == 3
+    assert all(f"{value} in {name}" in readme for name, value in found)
