@@ -20,7 +20,7 @@ from matplotlib.transforms import Bbox
 from torch import Tensor, nn
 
 import ka.psrt
-from ka import diagrams
+from ka import diagram_parts, diagrams
 from ka.files import KAError
 from ka.kernel_attention import KernelAttention
 from ka.plots import STYLE, encoded
@@ -107,7 +107,7 @@ def test_drawn_parts_are_those_of_the_real_layer_in_its_order(name: str) -> None
     figure = drawn_layer(name)
     drawn, absent = slots(figure, "present", name), slots(figure, "absent", name)
     assert matches(drawn, real_parts(variant(name))), drawn
-    wanted = [slot.replace(", ", "-").replace(" ", "-") for slot in diagrams.SLOTS]
+    wanted = [slot.replace(", ", "-").replace(" ", "-") for slot in diagram_parts.SLOTS]
     assert set(drawn) | set(absent) == set(wanted)
     assert drawn == [slot for slot in wanted if slot in drawn]
 
@@ -120,7 +120,7 @@ def test_a_wrong_drawing_would_be_noticed() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_second_convolution_is_the_real_one(name: str) -> None:
     row = variant(name)
-    cells = [part for part in diagrams.chain(row, 16) if part.slot == "second convolution"]
+    cells = [part for part in diagram_parts.chain(row, 16) if part.slot == "second convolution"]
     on_windows, on_image, on_image_by_global = (part.present for part in cells)
     if not real_parts(row):
         assert not any(part.present for part in cells)
@@ -187,7 +187,7 @@ def test_taps_and_heads_of_kernel_sa(name: str) -> None:
     into = list(stages)[list(stages).index("SA") - 1]
     assert layer.sa is not None
     _, _, heads, taps, width = layer.sa.heads(stages[into]).shape
-    (part,) = [part for part in diagrams.chain(variant(name), 16) if part.slot == "SA" and part.present]
+    (part,) = [part for part in diagram_parts.chain(variant(name), 16) if part.slot == "SA" and part.present]
     assert part.detail.startswith(f"{taps} taps × {heads * width}")
     assert f"{heads} heads" in part.title
 
@@ -197,22 +197,22 @@ def test_gates_of_the_reweighting() -> None:
     assert layer.reweight is not None
     layer.reweight.contract.register_forward_hook(lambda *call: gates.append(tuple(call[2].shape)))
     layer(image())
-    (part,) = [part for part in diagrams.chain(variant("kav17"), 16) if part.slot == "reweighting"]
+    (part,) = [part for part in diagram_parts.chain(variant("kav17"), 16) if part.slot == "reweighting"]
     assert gates == [(2, N_WINDOWS)]
     assert part.detail.endswith(f"b × {N_WINDOWS}")
 
 
 def test_shapes_by_hand() -> None:
-    assert diagrams.shape("n c c k k", 48) == "n c c k k = 4·24·24·3·3"
-    assert diagrams.shape("b n·c h w", 64) == "b n·c h w = b·128·h·w"
-    assert diagrams.shape("b s+m h w", 48, n_bands=200, n_msi=4) == "b s+m h w = b·204·h·w"
+    assert diagram_parts.shape("n c c k k", 48) == "n c c k k = 4·24·24·3·3"
+    assert diagram_parts.shape("b n·c h w", 64) == "b n·c h w = b·128·h·w"
+    assert diagram_parts.shape("b s+m h w", 48, n_bands=200, n_msi=4) == "b s+m h w = b·204·h·w"
 
 
 @pytest.mark.parametrize(
     ("name", "live"), [("kav1", 20_328), ("kav4", 32_640), ("kav5", 24_264), ("kav9", 5_976), ("kav17", 26_216)]
 )
 def test_parameters_of_the_parts_add_up(name: str, live: int) -> None:
-    parts = diagrams.chain(variant(name))
+    parts = diagram_parts.chain(variant(name))
     assert sum(part.parameters for part in parts) == live
     counted = texts(diagrams.layer(variant(name)))
     assert f"{live:,} in this layer" in counted[f"{name}.counted"]
@@ -240,7 +240,7 @@ def rows_that_could_be() -> Iterator[Variant]:
 def test_a_new_row_is_drawn_as_its_layer_runs() -> None:
     x, tried = image(4), 0
     for row in itertools.islice(rows_that_could_be(), 0, None, 7):
-        parts = [part.slot.split(",")[0] for part in diagrams.chain(row, 8) if part.present]
+        parts = [part.slot.split(",")[0] for part in diagram_parts.chain(row, 8) if part.present]
         stages = [stage for stage, _, _ in KernelAttention(4, row).stages(x)]
         assert list(dict.fromkeys(parts))[: len(stages)] == stages, row
         tried += 1
@@ -347,7 +347,7 @@ def test_the_overview_is_the_table() -> None:
     figure = diagrams.overview(list(VARIANTS))
     written = texts(figure)
     present, absent = ([gid.split(".")[:2] for gid, _, _ in boxes(figure, state)] for state in ("present", "absent"))
-    order = [slot.replace(", ", "-").replace(" ", "-") for slot in diagrams.SLOTS]
+    order = [slot.replace(", ", "-").replace(" ", "-") for slot in diagram_parts.SLOTS]
     for name, row in VARIANTS.items():
         drawn = [slot for owner, slot in present if owner == name]
         assert matches(sorted(set(drawn) - {"shuffle"}, key=order.index), real_parts(row)), name
@@ -479,11 +479,11 @@ def test_without_a_chinese_font_the_error_says_what_to_install(monkeypatch: pyte
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(diagrams.fontManager, "ttflist", [])
+    monkeypatch.setattr(diagram_parts.fontManager, "ttflist", [])
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(KAError, match="pip install zhplot"):
         diagrams.layer(variant("kav1"), language="zh")
-    assert diagrams.Words("en").font() == {}
+    assert diagram_parts.Words("en").font() == {}
 
 
 def test_an_installed_font_serves_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,10 +493,10 @@ def test_an_installed_font_serves_without_the_package(monkeypatch: pytest.Monkey
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(diagrams.fontManager, "ttflist", [Entry])
-    assert "fname" in diagrams.Words("zh").font()
+    monkeypatch.setattr(diagram_parts.fontManager, "ttflist", [Entry])
+    assert "fname" in diagram_parts.Words("zh").font()
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    assert diagrams.Words("zh").font()["family"][0] == "WenQuanYi Micro Hei"
+    assert diagram_parts.Words("zh").font()["family"][0] == "WenQuanYi Micro Hei"
 
 
 def test_mistakes() -> None:
@@ -515,8 +515,8 @@ def test_mistakes() -> None:
 
 
 def test_colours_are_okabe_and_itos() -> None:
-    assert set(diagrams.SLOTS.values()) <= OKABE_ITO
-    for colour in diagrams.SLOTS.values():  # black text on the fill: contrast of at least 7:1
+    assert set(diagram_parts.SLOTS.values()) <= OKABE_ITO
+    for colour in diagram_parts.SLOTS.values():  # black text on the fill: contrast of at least 7:1
         fill = np.array(diagrams._tint(colour))
         linear = np.where(fill <= 0.04045, fill / 12.92, ((fill + 0.055) / 1.055) ** 2.4)
         assert (linear @ (0.2126, 0.7152, 0.0722) + 0.05) / 0.05 > 7

@@ -31,7 +31,7 @@ def test_every_picture_of_every_shipped_model(kind: Callable[[Looker], Explorer]
     """Each is drawn, or the message says why not; never both, and never an old picture without a word."""
     explorer = kind(look)
     seen = set()
-    for model in look.models:
+    for model in ("kav1", "kav6", "kav17", "psrt"):
         explorer.controls["model"].value = model
         for show in explorer.pictures():
             explorer.controls["show"].value = show
