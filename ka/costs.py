@@ -9,6 +9,7 @@ arithmetic.
 import copy
 import json
 import platform
+import random
 import statistics
 import sys
 import time
@@ -189,11 +190,12 @@ def measure(
     n_bands: int = 31,
     n_msi: int = 3,
 ) -> Costs:
-    """Count, and time on the CPU, the deployed form of variants, in alternation: every round runs each of them once.
+    """Count, and time on the CPU, the deployed form of variants, in alternation.
 
-    A machine that slows down for a while then slows all of them, so the ratio to the baseline of the same round
-    holds where milliseconds do not. One round to warm up is not counted. With one thread the processor's time is
-    taken, which does not run while other programs do; with more, the time on the wall.
+    Every round runs each of them once, in an order of its own. A machine that slows down for a while then slows all of
+    them, so the ratio to the baseline of the same round holds where milliseconds do not. One round to warm up is not
+    counted. With one thread the processor's time is taken, which does not run while other programs do; with more, the
+    time on the wall.
 
     Args:
         names: variants; the baseline `psrt_noshuffle` is always among them.
@@ -214,10 +216,11 @@ def measure(
         torch.manual_seed(0)
         models = {name: deployed(build(name, n_bands, n_msi, dim)).eval() for name in chosen}
         up, msi = torch.rand(1, n_bands, size, size), torch.rand(1, n_msi, size, size)
+        shuffled = random.Random(0)
         for turn in range(repeats + 1):
-            for name, model in models.items():
+            for name in shuffled.sample(chosen, len(chosen)):  # the same place in every round would have its own speed
                 begun = clock()
-                model(up, msi)
+                models[name](up, msi)
                 if turn:
                     times[name].append(1e3 * (clock() - begun))
     variants = {}
