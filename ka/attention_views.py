@@ -26,10 +26,11 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 from torch import Tensor
 
+from ka.attend import Q_SCALE, Heads
 from ka.files import KAError
 from ka.kernel_attention import KernelAttention, KernelSA
 from ka.plots import STYLE
-from ka.psrt import LAYERS, Q_SCALE, Heads
+from ka.psrt import LAYERS
 from ka.trace import Seen, Trace
 from ka.variants import KERNEL_SIZE, N_WINDOWS, VARIANTS, Variant
 

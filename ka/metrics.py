@@ -16,11 +16,9 @@ who computes something else under the same name. All of them:
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
@@ -32,7 +30,8 @@ PerBand = Float64[Tensor, "b c"]
 
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 UIQI_WINDOW = 8
-PIECE = 2**20  # values computed with at a time: 8 MiB in float64, so that a 512×512 scene needs little memory
+PIECE = 2**18  # values computed with at a time: a band of 512×512, whose 2 MiB in float64 a cache can hold
+DENSE = 128  # up to this side SSIM's window is a matrix: faster for training patches, slower for scenes
 
 
 def psnr(prediction: Images, target: Images, peak: float = 1.0) -> PerImage:
@@ -85,8 +84,9 @@ def sam(prediction: Images, target: Images) -> PerImage:
         KAError: unfit input (see the module); an image in which no pixel has an angle.
     """
     _check(prediction, target)
-    sums = [torch.stack([(p * t).sum(1), (p * p).sum(1), (t * t).sum(1)]) for p, t in _pieces(prediction, target)]
-    dot, square_p, square_t = torch.stack(sums).sum(0)
+    pieces = _pieces(prediction, target, rows=True)
+    sums = [torch.stack([(p * t).sum(1), (p * p).sum(1), (t * t).sum(1)]) for p, t in pieces]
+    dot, square_p, square_t = torch.cat(sums, 2)
     norms = square_p.sqrt() * square_t.sqrt()
     inside = norms > 0
     number = inside.sum((1, 2))
@@ -171,14 +171,14 @@ def ssim_map(prediction: Images, target: Images, peak: float = 1.0) -> Images:
     Raises:
         KAError: an image smaller than 11×11.
     """
-    height, width = _check_window("ssim", prediction, SSIM_WINDOW)
+    _check_window("ssim", prediction, SSIM_WINDOW)
     c1, c2 = (SSIM_K1 * peak) ** 2, (SSIM_K2 * peak) ** 2
-    rows, columns = (_gaussian(size, prediction) for size in (height, width))
+    window = _gaussian_window(prediction)
     with torch.autocast(prediction.device.type, enabled=False):
-        mean_p, mean_t = _filter(prediction, rows, columns), _filter(target, rows, columns)
+        mean_p, mean_t = window(prediction), window(target)
         product, squares = mean_p * mean_t, mean_p**2 + mean_t**2
-        covariance = _filter(prediction * target, rows, columns) - product
-        variances = _filter(prediction**2 + target**2, rows, columns) - squares
+        covariance = window(prediction * target) - product
+        variances = window(prediction**2 + target**2) - squares
     return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
 
 
@@ -293,7 +293,8 @@ def _check(prediction: Tensor, target: Tensor, finite: bool = True) -> None:
             raise KAError(
                 f"{name} is of {tensor.dtype}; the metrics need floating point: convert it, and scale it to the peak"
             )
-        if finite and not torch.isfinite(tensor).all():
+        # The extremes are NaN where any value is, and one pass without a temporary tensor
+        if finite and not torch.stack(tensor.detach().aminmax()).isfinite().all():
             wrong = (~torch.isfinite(tensor)).nonzero()
             image, band, row, column = wrong[0].tolist()
             raise KAError(
@@ -307,21 +308,23 @@ def _check_positive(name: str, value: float) -> None:
         raise KAError(f"{name} is {value}; it must be a positive number")
 
 
-def _check_window(name: str, images: Tensor, window: int) -> tuple[int, int]:
+def _check_window(name: str, images: Tensor, window: int) -> None:
     height, width = images.shape[2:]
     if min(height, width) < window:
         raise KAError(f"{name}: the image is {height}×{width}, its window {window}×{window}; use larger patches")
-    return height, width
 
 
 def _first(wrong: Bool[Tensor, " b"]) -> int:
     return int(wrong.nonzero()[0])
 
 
-def _pieces(p: Images, t: Images, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Images, Images]]:
-    """Both tensors a few bands at a time, converted to `dtype`."""
-    bands = max(1, PIECE // p[:, 0].numel())
-    for piece_p, piece_t in zip(p.split(bands, 1), t.split(bands, 1), strict=True):
+def _pieces(
+    p: Images, t: Images, dtype: torch.dtype = torch.float64, rows: bool = False
+) -> Iterator[tuple[Images, Images]]:
+    """Both tensors a few bands (or rows) at a time, converted to `dtype`."""
+    axis = 2 if rows else 1
+    several = max(1, PIECE // p.select(axis, 0).numel())
+    for piece_p, piece_t in zip(p.split(several, axis), t.split(several, axis), strict=True):
         yield piece_p.to(dtype), piece_t.to(dtype)
 
 
@@ -345,26 +348,51 @@ def _correlation(p: Images, t: Images) -> PerBand:
 
 
 def _quality(p: Images, t: Images) -> PerBand:
-    window = partial(F.avg_pool2d, kernel_size=UIQI_WINDOW, stride=1)
-    mean_p, mean_t, energy = window(p), window(t), window(p**2 + t**2)
+    mean_p, mean_t, energy = _box(p), _box(t), _box(p**2 + t**2)
     product, squares = mean_p * mean_t, mean_p**2 + mean_t**2
-    covariance, variances = window(p * t) - product, energy - squares
+    covariance, variances = _box(p * t) - product, energy - squares
     flat = variances <= 64 * torch.finfo(p.dtype).eps * energy
     structure = torch.where(flat, 1.0, 2 * covariance / variances)
     return torch.where(squares == 0, 1.0, 2 * product / squares * structure).mean((2, 3))
 
 
-def _filter(images: Images, rows: Tensor, columns: Tensor) -> Images:
-    # Two banded matrices that hold the border too: for training patches several times faster on a CPU than
-    # padding and a depthwise convolution, and without the gradient of padding, which CUDA cannot make repeatable.
-    return rows @ images @ columns.T
+def _box(images: Images) -> Images:
+    """Mean of every 8×8 window: the sums of 2, 4 and 8 neighbours in turn, along rows and along columns."""
+    for axis in (2, 3):
+        for apart in (1, 2, 4):
+            n = images.shape[axis] - apart
+            images = images.narrow(axis, 0, n) + images.narrow(axis, apart, n)
+    return images / UIQI_WINDOW**2
 
 
-def _gaussian(size: int, like: Tensor) -> Tensor:
-    """(size, size): row i holds the weights of the SSIM window around i, reflected at both ends."""
-    position = torch.arange(size, device=like.device)
+def _gaussian_window(like: Images) -> Callable[[Images], Images]:
+    """The SSIM window around every pixel of images of that size, reflected at the border."""
     offset = torch.arange(SSIM_WINDOW, device=like.device) - SSIM_WINDOW // 2
     weights = torch.exp(-offset.to(like.dtype).square() / (2 * SSIM_SIGMA**2))
+    height, width = like.shape[2:]
+    if max(height, width) > DENSE:
+        weights /= weights.sum()
+        return lambda images: _weighted(_weighted(images, weights, 2), weights, 3)
+    rows, columns = _matrix(weights, height), _matrix(weights, width)
+    return lambda images: rows @ images @ columns.T
+
+
+def _weighted(images: Images, weights: Float[Tensor, " window"], axis: int) -> Images:
+    """The weighted sum of each pixel's neighbours along an axis."""
+    n, half = images.shape[axis], len(weights) // 2
+    # Joined, not padded: CUDA cannot make the gradient of padding repeatable
+    before, after = images.narrow(axis, 1, half), images.narrow(axis, n - 1 - half, half)
+    reflected = torch.cat([before.flip(axis), images, after.flip(axis)], axis)
+    total = weights[0] * reflected.narrow(axis, 0, n)
+    for i in range(1, len(weights)):
+        total.addcmul_(weights[i], reflected.narrow(axis, i, n))
+    return total
+
+
+def _matrix(weights: Float[Tensor, " window"], size: int) -> Float[Tensor, "size size"]:
+    """The same as a matrix: row i holds the weights of the window around i, reflected at both ends."""
+    position = torch.arange(size, device=weights.device)
+    offset = torch.arange(SSIM_WINDOW, device=weights.device) - SSIM_WINDOW // 2
     last = size - 1
     source = last - (last - (position[:, None] + offset).abs()).abs()
     return ((source[:, :, None] == position) * weights[:, None]).sum(1) / weights.sum()

@@ -18,6 +18,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ka.attend import attend, attend_cpu, in_lanes
 from ka.files import KAError
 from ka.kernel_attention import FoldedKernelAttention, KernelAttention, Pointwise
 from ka.variants import Variant, dead_parameters
@@ -26,16 +27,24 @@ from ka.variants import variant as variant_row
 WINDOWS = (8, 4, 2)  # window sizes of the three SaR blocks of a PSRT block
 N_BLOCKS = 2
 LAYERS = tuple(f"block {b + 1}, {w}×{w}, L{i + 1}" for b in range(N_BLOCKS) for w in WINDOWS for i in range(3))
-Q_SCALE = 4.0  # not head_dim^-0.5: the published weights need it
+BAND = 2**14  # pixels at a time, see `in_bands`
 Tokens = Float[Tensor, "b h w c"]
-Heads = Float[Tensor, "windows heads tokens d"]
 
 
-def attend(q: Heads, k: Heads, v: Heads) -> Heads:
-    """softmax(4 q kᵀ) v, with 4 in place of d^-0.5."""
-    if q.shape[-2] <= 4:  # windows of 2×2: fused attention spends more on each than their 4×4 scores cost
-        return (Q_SCALE * q @ k.transpose(-2, -1)).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, scale=Q_SCALE)
+def in_bands(function: Callable[[Tokens], Tokens], x: Tokens) -> Tokens:
+    """function(x), on a CPU without gradients band by band.
+
+    What is made on the way to it (4C numbers a pixel in an MLP) then stays in the cache and is not asked of the system
+    anew. `function` must not look beyond bands of 8 rows.
+    """
+    b, h, w, _ = x.shape
+    rows = WINDOWS[0] * max(1, BAND // (b * w * WINDOWS[0]))
+    if torch.is_grad_enabled() or not x.is_cpu or rows >= h:
+        return function(x)
+    out = torch.empty(x.shape, dtype=x.dtype)
+    for to, band in zip(out.split(rows, dim=1), x.split(rows, dim=1), strict=True):
+        to.copy_(function(band))
+    return out
 
 
 class WindowAttention(nn.Module):
@@ -59,11 +68,24 @@ class WindowAttention(nn.Module):
         )
 
     def forward(self, x: Tokens) -> Tokens:
-        _, h, w, _ = x.shape
-        size = self.window
-        out = attend(*self.split(x))
-        out = rearrange(out, "(b i j) h (y x) d -> b (i y) (j x) (h d)", i=h // size, j=w // size, y=size, x=size)
-        return self.proj(out)
+        return in_bands(self._attend, x)
+
+    def _attend(self, x: Tokens) -> Tokens:
+        size = {"y": self.window, "x": self.window}
+        rows, columns = (n // self.window for n in x.shape[1:3])
+        if x.device.type != "cpu":
+            out = attend(*self.split(x))
+            out = rearrange(out, "(b i j) h (y x) d -> b (i y) (j x) (h d)", i=rows, j=columns, **size)
+            return self.proj(out)
+        # The same, with less copying: a test holds the two equal.
+        tokens = self.window**2
+        order = "(y x b i j)" if in_lanes(tokens) else "(b i j y x)"
+        pixels = rearrange(x, f"b (i y) (j x) c -> {order} c", **size)
+        qkv = torch.addmm(self.qkv.bias[:, None], self.qkv.weight, pixels.T)
+        split = "three h d t n" if in_lanes(tokens) else "three h d n t"
+        qkv = rearrange(qkv, f"(three h d) ({split[-3:]}) -> {split}", three=3, h=self.heads, t=tokens)
+        out = rearrange(attend_cpu(qkv, tokens), f"{split[6:]} -> ({split[-3:]}) (h d)")
+        return rearrange(self.proj(out), f"{order} c -> b (i y) (j x) c", i=rows, j=columns, b=len(x), **size)
 
 
 class MLP(nn.Module):
@@ -75,7 +97,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tokens) -> Tokens:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return in_bands(lambda band: self.fc2(F.gelu(self.fc1(band))), x)
 
 
 def shuffle(x: Tokens, window: int) -> Tokens:
@@ -202,7 +224,7 @@ class PSRT(nn.Module):
         x = torch.cat([up, msi], dim=1)
         if h % WINDOWS[0] or w % WINDOWS[0]:
             x = F.pad(x, (0, -w % WINDOWS[0], 0, -h % WINDOWS[0]), mode="replicate")
-        x = rearrange(self.head(x), "b c h w -> b h w c")
+        x = rearrange(self.head(x), "b c h w -> b h w c").contiguous()  # once here, not in every layer
         x = self.tail(rearrange(self.blocks(x), "b h w c -> b c h w"))[..., :h, :w]
         return F.leaky_relu(x, 0.2) + up
 

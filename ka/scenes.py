@@ -1,4 +1,4 @@
-"""What a run sees: scenes, sets of them, and patches cut out of them.
+"""What a run sees: scenes, sets of them, and patches cut out of them, on the host or on a GPU.
 
 A scene is a ground truth and what is observed of it; arrays are `bands h w` in [0, 1], in memory or read from disk when
 they are sliced.
@@ -9,12 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from ka.files import KAError
 
 ARRAYS = ("gt", "up", "lr", "msi")
 """The arrays of a scene."""
+
+Seed = int | Sequence[int] | None
+Draw = tuple[Sequence[int], Seed]
+"""A batch: which patches, and the seed of their flips and rotations (None: as they are)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +153,7 @@ class Patches:
         row, col = (self.stride * step for step in divmod(place, across))
         return self.scene_set[scene].crop(row, col, self.size, self.size, self.scene_set.ratio)
 
-    def batch(
-        self, indices: Sequence[int], seed: int | Sequence[int] | None = None
-    ) -> dict[str, Float[torch.Tensor, "b c h w"]]:
+    def batch(self, indices: Sequence[int], seed: Seed = None) -> dict[str, Float[Tensor, "b c h w"]]:
         """Stack patches as float32 tensors under the keys gt, up, lr and msi.
 
         Args:
@@ -160,12 +163,88 @@ class Patches:
                 pixels: offset 2 of 0…3 becomes 1, so `lr` and `up` lie half a pixel to the other side of `gt`.
         """
         patches = [self[i] for i in indices]
-        turns = [0] * len(patches)
-        if seed is not None:
-            turns = np.random.default_rng(seed).integers(8, size=len(patches)).tolist()
-        pairs = list(zip(patches, turns, strict=True))
+        pairs = list(zip(patches, _turns(len(patches), seed).tolist(), strict=True))
         stacks = {key: np.stack([_turn(getattr(patch, key), turn) for patch, turn in pairs]) for key in ARRAYS}
         return {key: torch.from_numpy(stack) for key, stack in stacks.items()}
+
+    def batches(self, draws: Sequence[Draw]) -> Iterator[dict[str, Float[Tensor, "b c h w"]]]:
+        """One `batch` after another, each cut when it is asked for."""
+        return (self.batch(indices, seed) for indices, seed in draws)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that gt, up and msi of all scenes take in float32: what `to` needs."""
+        h, w = self.scene_set[0].gt.shape[1:]
+        return 4 * len(self.scene_set) * (2 * self.scene_set.n_bands + self.scene_set.n_msi) * h * w
+
+    def to(self, device: torch.device) -> "DevicePatches":
+        """The same patches, cut on a device: gt, up and msi of all scenes are read and moved there now.
+
+        Raises:
+            torch.OutOfMemoryError: the device lacks the memory (see `nbytes`).
+        """
+        h, w = self.scene_set[0].gt.shape[1:]
+        channels = 2 * self.scene_set.n_bands + self.scene_set.n_msi
+        scenes = torch.empty((len(self.scene_set), channels, h * w), dtype=torch.float32, device=device)
+        for i, scene in enumerate(self.scene_set):
+            loaded = scene.load()
+            scenes[i] = torch.from_numpy(np.concatenate([loaded.gt, loaded.up, loaded.msi])).flatten(1)
+        corner = np.arange(h * w).reshape(1, h, w)[:, : self.size, : self.size]
+        pixels = torch.from_numpy(np.concatenate([_turn(corner, turn) for turn in range(8)])).to(device)
+        return DevicePatches(self, scenes, pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class DevicePatches:
+    """Patches cut on a device from scenes held there, with the values and the order of `Patches`; made by `Patches.to`.
+
+    A cut, its flip or rotation and the stacking of a batch are one gather: all are a matter of which pixels are read.
+
+    Attributes:
+        patches: the patches.
+        scenes: gt, up and msi of every scene along `channels`.
+        pixels: for each of the eight symmetries, which pixels of a scene its first patch holds.
+    """
+
+    patches: Patches
+    scenes: Float[Tensor, "scenes channels h*w"]
+    pixels: Int[Tensor, "turns size size"]
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def plan(self, draws: Sequence[Draw]) -> Int[Tensor, "draws b 3"]:
+        """Scene, first pixel and symmetry of every patch, on the device; `draws` are of equal length.
+
+        Raises:
+            IndexError: no such patch.
+        """
+        (down, across), width = self.patches.grid, self.patches.scene_set[0].gt.shape[2]
+        indices = np.array([indices for indices, _ in draws], dtype=np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"patches {indices.min()} to {indices.max()} of {len(self)}")
+        scene, place = np.divmod(indices, down * across)
+        row, col = np.divmod(place, across)
+        turns = np.stack([_turns(len(indices), seed) for indices, seed in draws])
+        plan = np.stack([scene, self.patches.stride * (row * width + col), turns], axis=-1)
+        return torch.from_numpy(plan).to(self.scenes.device)
+
+    def cut(self, planned: Int[Tensor, "b 3"]) -> dict[str, Float[Tensor, "b c h w"]]:
+        """A batch of a plan, under the keys gt, up and msi; nothing waits for the device."""
+        scene, corner, turn = planned.unbind(-1)
+        channel = torch.arange(self.scenes.shape[1], device=self.scenes.device)
+        pixel = corner[:, None, None] + self.pixels[turn]
+        batch = self.scenes[scene[:, None, None, None], channel[:, None, None], pixel[:, None]]
+        bands, msi = self.patches.scene_set.n_bands, self.patches.scene_set.n_msi
+        return dict(zip(("gt", "up", "msi"), batch.split((bands, bands, msi), dim=1), strict=True))
+
+    def batch(self, indices: Sequence[int], seed: Seed = None) -> dict[str, Float[Tensor, "b c h w"]]:
+        """As `Patches.batch`, without `lr`."""
+        return self.cut(self.plan([(indices, seed)])[0])
+
+    def batches(self, draws: Sequence[Draw]) -> Iterator[dict[str, Float[Tensor, "b c h w"]]]:
+        """As `Patches.batches`; all are planned now, at once, on the host."""
+        return map(self.cut, self.plan(draws).unbind())
 
 
 def check_values(values: np.ndarray, where: str, low: float = 0.0, high: float = 1.0) -> None:
@@ -186,6 +265,11 @@ def check_values(values: np.ndarray, where: str, low: float = 0.0, high: float =
 def is_whole(value: object) -> bool:
     """Whether `value` is a whole number (True and False are none)."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _turns(n: int, seed: Seed) -> Int[np.ndarray, " n"]:
+    """Symmetries of the patches of a batch."""
+    return np.zeros(n, dtype=np.int64) if seed is None else np.random.default_rng(seed).integers(8, size=n)
 
 
 def _turn(x: Float[np.ndarray, "c h w"], turn: int) -> Float[np.ndarray, "c h w"]:

@@ -5,32 +5,40 @@ moment goes on from its last checkpoint and ends with the same bits (on one mach
 """
 
 import copy
+import hashlib
+import json
+import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ka import data
 from ka.checkpoints import save_weights
 from ka.config import Config
-from ka.evaluate import Evaluation, LinearInjection, Method, Network, evaluate, finite, upsampled
+from ka.evaluate import Evaluation, LinearInjection, Method, Network, evaluate, finite, free_bytes, upsampled
 from ka.files import KAError, write_json
-from ka.metrics import ssim
+from ka.metrics import METRICS, ssim
 from ka.psrt import PSRT, build, parameter_count
 from ka.runs import Run, runs_folder
-from ka.scenes import Patches, Scene, SceneSet
+from ka.scenes import DevicePatches, Draw, Patches, Scene, SceneSet
 from ka.simulate import Degradation
 
+log = logging.getLogger("ka")
+
 Watch = Callable[[list[dict[str, Any]]], None]
+LOOK = 20  # iterations between two looks at the loss on CUDA: each look lets the device run dry
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,22 @@ class Data:
     val: list[Scene]
     test: SceneSet
     degradation: Degradation
+
+    @cached_property
+    def injection(self) -> LinearInjection:
+        """Linear detail injection, fitted on the training scenes when it is first asked for."""
+        return LinearInjection.fit(self.train, self.degradation)
+
+    @cached_property
+    def test_digest(self) -> str:
+        """SHA-256 over names and values (gt, up, msi) of the test scenes."""
+        digest = hashlib.sha256()
+        for scene in self.test:
+            loaded = scene.load()
+            for values in (loaded.gt, loaded.up, loaded.msi):
+                digest.update(f"{scene.name} {values.shape}".encode())
+                digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
 
 
 def load_data(config: Config) -> Data:
@@ -169,21 +193,43 @@ def _train(config: Config, run: Run, scenes: Data, device: torch.device, watch: 
     if (saved := run.resume()) is not None:
         state.load(saved, run.path / "checkpoint.pt")
     history = run.cut_history(state.step)
+    patches = placed(scenes.patches, device)
     progress = tqdm(
         total=total, initial=state.step, desc=config.variant, unit="it", disable=not bar, dynamic_ncols=True
     )
     with deterministic(config.deterministic and device.type == "cuda"), progress:
         while state.step < total:
-            _stretch(config, run, scenes, state, total, progress, history)
+            _stretch(config, run, scenes, patches, state, total, progress, history)
             if watch is not None:
                 watch(history)
     finish(config, run, scenes, state, bar)
+
+
+def placed(patches: Patches, device: torch.device) -> Patches | DevicePatches:
+    """Patches where they are best cut: on CUDA, if the scenes fit in half of its free memory; else on the host.
+
+    On the CPU cutting is a thousandth of an iteration, and a second copy of the scenes would only cost memory.
+    """
+    if device.type != "cuda":
+        return patches
+    try:
+        if patches.nbytes <= free_bytes(device) / 2:
+            return patches.to(device)
+    except torch.OutOfMemoryError:  # another process was faster
+        pass
+    log.warning(
+        "the training scenes (%.1f GiB) do not fit on %s: patches are cut by the host, which is slower",
+        patches.nbytes / 2**30,
+        device,
+    )
+    return patches
 
 
 def _stretch(
     config: Config,
     run: Run,
     scenes: Data,
+    patches: Patches | DevicePatches,
     state: State,
     total: int,
     progress: Any,
@@ -193,10 +239,12 @@ def _stretch(
     end = min(total, (state.step // config.eval_every + 1) * config.eval_every)
     saved = clock = time.monotonic()
     while state.step < end:
-        loss = one_step(config, scenes.patches, state, total)
+        count = min(look(state), end - state.step)
+        advance = one_step if count == 1 else partial(some_steps, count=count)
+        loss = advance(config, patches, state, total)
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
-        progress.update()
+        progress.update(count)
         progress.set_postfix(_postfix(loss, history), refresh=False)
         if now - saved > config.checkpoint_every and state.step < end:
             run.save(state.to_dict())
@@ -241,6 +289,7 @@ def start(config: Config, n_bands: int, n_msi: int, device: torch.device) -> Sta
         [{"params": group, "factor": factor} for factor, group in groups.items()],
         lr=config.lr,
         weight_decay=config.weight_decay,
+        fused=device.type == "cuda" or None,
     )
     return State(model, copy.deepcopy(model), optimizer)
 
@@ -253,49 +302,101 @@ def learning_rate(config: Config, step: int, total: int) -> float:
     return rate
 
 
-def one_step(config: Config, patches: Patches, state: State, total: int) -> float:
+def look(state: State) -> int:
+    """Iterations between two looks at the loss: waiting for a GPU leaves it idle, on the CPU looking costs nothing."""
+    return LOOK if state.model.head.weight.is_cuda else 1
+
+
+def one_step(config: Config, patches: Patches | DevicePatches, state: State, total: int) -> float:
     """One iteration: batch, loss, gradient, AdamW, average. Gives the loss.
 
     Raises:
         KAError: the loss or the gradient is not finite; the weights are as before the iteration.
     """
-    device = state.model.head.weight.device
-    batch = patches.batch(
-        batch_indices(len(patches), config.batch, config.seed, state.step),
-        seed=(config.seed, 1, state.step) if config.augment else None,
-    )
-    up, msi, gt = (batch[key].to(device, non_blocking=True) for key in ("up", "msi", "gt"))
+    return some_steps(config, patches, state, total, 1)
+
+
+def some_steps(config: Config, patches: Patches | DevicePatches, state: State, total: int, count: int) -> float:
+    """So many iterations, their losses looked at once, before the last update. Gives the last loss.
+
+    With `DevicePatches` the host draws what is in all batches at the start, and then only launches kernels.
+
+    Raises:
+        KAError: a loss or a gradient is not finite; the first such iteration is named. If it is not the last one, the
+            weights are lost; nothing has been saved of them.
+    """
+    weights: list[Tensor] = list(state.model.parameters())
+    averages: list[Tensor] = list(state.average.parameters())
+    draws = [draw(config, len(patches), step) for step in range(state.step, state.step + count)]
     state.model.train()
+    seen: list[Tensor] = []
+    last = math.nan
+    for batch in patches.batches(draws):
+        seen.append(_gradient(config, state, batch, weights))
+        if len(seen) == count:
+            last = _look_at(config, state, seen)
+        _update(config, state, total, weights, averages)
+    return last
+
+
+def _gradient(config: Config, state: State, batch: dict[str, Tensor], weights: list[Tensor]) -> Float[Tensor, "2"]:
+    """Leave the clipped gradient in the weights; gives the loss and the gradient's norm, on the device."""
+    device = state.model.head.weight.device
+    up, msi, gt = (batch[key].to(device, non_blocking=True) for key in ("up", "msi", "gt"))
     amp = torch.autocast(device.type, torch.bfloat16) if config.amp == "bfloat16" else nullcontext()
     with amp:
         prediction = state.model(up, msi)
     loss = loss_of(config, prediction.float(), gt)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
-    value = loss.item()
-    if not (math.isfinite(value) and math.isfinite(norm.item())):
-        raise KAError(
-            f"the loss or its gradient is not finite at iteration {state.step + 1}: training diverged; lower lr "
-            f"(now {config.lr:g}) or lengthen warmup (now {config.warmup}), in a new run_dir or with restart=True"
-        )
+    return torch.stack([loss.detach(), torch.nn.utils.clip_grad_norm_(weights, config.clip)])
+
+
+def _look_at(config: Config, state: State, seen: list[Tensor]) -> float:
+    """Check losses and norms up to the present iteration, and add the losses up; gives the last. Waits for the device.
+
+    Raises:
+        KAError: one of them is not finite.
+    """
+    values = torch.stack(seen).tolist()
+    for step, (loss, norm) in enumerate(values, state.step + 2 - len(seen)):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise KAError(
+                f"the loss or its gradient is not finite at iteration {step}: training diverged; lower lr "
+                f"(now {config.lr:g}) or lengthen warmup (now {config.warmup}), in a new run_dir or with restart=True"
+            )
+        state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
+    return values[-1][0]
+
+
+def _update(config: Config, state: State, total: int, weights: list[Tensor], averages: list[Tensor]) -> None:
+    """AdamW, then the average."""
     rate = learning_rate(config, state.step, total)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     state.optimizer.step()
     state.step += 1
-    state.loss_sum, state.loss_count = state.loss_sum + value, state.loss_count + 1
     decay = min(config.ema, state.step / (10 + state.step))
     with torch.no_grad():
-        torch._foreach_lerp_(list(state.average.parameters()), list(state.model.parameters()), 1 - decay)
-    return value
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+def draw(config: Config, n: int, step: int) -> Draw:
+    """The batch of iteration `step`, out of `n` patches."""
+    return batch_indices(n, config.batch, config.seed, step), (config.seed, 1, step) if config.augment else None
 
 
 def batch_indices(n: int, batch: int, seed: int, step: int) -> list[int]:
     """The patches of iteration `step`: each epoch is a permutation of its own, its incomplete last batch dropped."""
     epoch, place = divmod(step, n // batch)
+    return _order(n, seed, epoch)[place * batch : (place + 1) * batch].tolist()
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     order = np.random.default_rng((seed, 0, epoch)).permutation(n)
-    return order[place * batch : (place + 1) * batch].tolist()
+    order.setflags(write=False)
+    return order
 
 
 def loss_of(config: Config, prediction: Tensor, gt: Tensor) -> Tensor:
@@ -328,18 +429,13 @@ def finish(config: Config, run: Run, scenes: Data, state: State, bar: bool = Tru
         state.best_step, state.best_of = state.step, "last"
         save_weights(run.path / "best.safetensors", state.model, step=state.step, weights="last", ratio=config.ratio)
     device = state.model.head.weight.device
-    methods: dict[str, Method] = {
-        "bicubic": upsampled,
-        "linear injection": LinearInjection.fit(scenes.train, scenes.degradation),
-        "last": Network(state.model),
-        "average": Network(state.average),
-    }
+    methods: dict[str, Method] = {"last": Network(state.model), "average": Network(state.average)}
     if state.best_step != state.step:
         methods["best"] = Network(run.model("best").to(device))
-    with tqdm(total=len(methods) * len(scenes.test), desc="test scenes", disable=not bar) as progress:
-        found: dict[str, Evaluation] = {
-            name: evaluate(method, _counted(scenes.test, progress), config.ratio) for name, method in methods.items()
-        }
+    with tqdm(total=(2 + len(methods)) * len(scenes.test), desc="test scenes", disable=not bar) as progress:
+        found = untrained(scenes, config.ratio, run.path.parent / ".baselines", progress)
+        for name, method in methods.items():
+            found[name] = evaluate(method, _counted(scenes.test, progress), config.ratio)
     found.setdefault("best", found[state.best_of])
     count = parameter_count(config.variant, scenes.train.n_bands, scenes.train.n_msi, config.dim)
     write_json(
@@ -358,6 +454,57 @@ def finish(config: Config, run: Run, scenes: Data, state: State, bar: bool = Tru
     )
 
 
+def untrained(scenes: Data, ratio: int, folder: Path, progress: Any) -> dict[str, Evaluation]:
+    """Bicubic upsampling and linear injection on the test scenes, measured once and kept in `folder` for other runs.
+
+    What is kept names all that it depends on: every value of the test scenes, the fitted matrix, the degradation, the
+    code of this package, the libraries. If any of them is another, or the file is damaged, both are measured anew.
+    """
+    methods: dict[str, Method] = {"bicubic": upsampled, "linear injection": scenes.injection}
+    made_of = {
+        "test": scenes.test_digest,
+        "matrix": hashlib.sha256(scenes.injection.weight.tobytes()).hexdigest(),
+        "degradation": asdict(scenes.degradation),
+        "ratio": ratio,
+        "code": _CODE,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    path = folder / f"{hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    found = _read_evaluations(path, made_of, [scene.name for scene in scenes.test])
+    if found is not None and set(found) == set(methods):
+        progress.update(len(methods) * len(scenes.test))
+        return found
+    found = {name: evaluate(method, _counted(scenes.test, progress), ratio) for name, method in methods.items()}
+    with suppress(KAError):  # where it cannot be kept, every run measures it
+        write_json(
+            path, {"made_of": made_of, "methods": {name: one.to_dict()["scenes"] for name, one in found.items()}}
+        )
+    return found
+
+
+# All of the package, as imported: files that change while a run goes on are not what it measures with.
+_CODE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))).hexdigest()
+
+
+def _read_evaluations(path: Path, made_of: dict[str, Any], scenes: list[str]) -> dict[str, Evaluation] | None:
+    """What `untrained` wrote; None if it is not there, of something else, or damaged."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        found = {
+            name: {
+                scene: {metric: math.nan if values[metric] is None else float(values[metric]) for metric in METRICS}
+                for scene, values in of.items()
+            }
+            for name, of in kept["methods"].items()
+        }
+        fits = kept["made_of"] == made_of and all(list(of) == scenes for of in found.values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return {name: Evaluation(of) for name, of in found.items()} if fits else None
+
+
 def _counted(scenes: SceneSet, progress: Any) -> Iterator[Scene]:
     for scene in scenes:
         yield scene
@@ -369,7 +516,7 @@ def images(run: Run, scenes: Data, scene: Scene) -> dict[str, np.ndarray]:
     model = run.model()
     methods: dict[str, Method] = {
         "bicubic": upsampled,
-        "linear injection": LinearInjection.fit(scenes.train, scenes.degradation),
+        "linear injection": scenes.injection,
         model.row.name: Network(model),
     }
     return {name: method(scene).numpy() for name, method in methods.items()}

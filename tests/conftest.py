@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -24,12 +25,16 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def cave_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The 11 test and two training scenes of CAVE, laid out as their download."""
-    root = tmp_path_factory.mktemp("cave")
-    tool = shared / "tools" / "cave.py"
-    names = [path.stem for path in sorted((shared / "cave" / "test").glob("*.xz"))] + ["beads", "pompoms"]
-    halves = [subprocess.Popen([sys.executable, str(tool), str(root), *names[i::2]]) for i in range(2)]
-    assert [half.wait() for half in halves] == [0, 0]
+    """The 11 test and two training scenes of CAVE, laid out as their download: once for all of xdist's workers."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cave"
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            tool, unfinished = shared / "tools" / "cave.py", root.with_suffix(".unfinished")
+            names = [path.stem for path in sorted((shared / "cave" / "test").glob("*.xz"))] + ["beads", "pompoms"]
+            halves = [subprocess.Popen([sys.executable, str(tool), str(unfinished), *names[i::2]]) for i in range(2)]
+            assert [half.wait() for half in halves] == [0, 0]
+            unfinished.rename(root)
     return root
 
 

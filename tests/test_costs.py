@@ -1,6 +1,5 @@
-"""Costs: the counter against hand counts, the plain form against the folded one, the clock's file."""
+"""Costs: the counter against hand counts, and what the results table takes of the benchmark's file."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import pytest
 import torch
 
 import ka
-from ka import costs
-from ka.costs import Cost, Costs, deployed, flops, measure, plain
+from ka import costs, speed
+from ka.costs import Cost, Costs, flops
 from ka.files import write_json
 from ka.variants import VARIANTS
 
@@ -48,11 +47,9 @@ def test_one_layer_of_attention_is_counted_whole() -> None:
         assert counter.get_total_flops() == 2 * 256 * (48 * 144 + 48 * 48 + 2 * window**2 * 48)
 
 
-def test_plain_form_pays_for_every_kernel() -> None:
-    """kav19: four convolutions and a fusion instead of one convolution."""
-    extra = 2 * 512 * 512 * 18 * (3 * 9 * 24 * 24 + 4 * 24 * 24)
-    assert flops("kav19", form="plain") - flops("kav19") == extra
-    assert flops("kav11", form="plain") > flops("kav11", form="training") > flops("kav11")
+def test_kernels_are_folded_on_the_way_in_training() -> None:
+    assert flops("kav11", form="training") > flops("kav11")
+    assert flops("psrt", form="training") == flops("psrt")
 
 
 def test_eight_variants_deploy_to_the_same_computation() -> None:
@@ -62,80 +59,58 @@ def test_eight_variants_deploy_to_the_same_computation() -> None:
     assert len({ka.parameter_count(name, dim=8).deployed for name in SAME}) == 1
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_plain_and_deployed_give_the_same_output(name: str) -> None:
-    model = ka.build(name, n_bands=4, n_msi=2, dim=8).double().eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    up, msi = torch.rand(2, 4, 16, 16).double(), torch.rand(2, 2, 16, 16).double()
-    wanted = model(up, msi)
-    for form in (plain, deployed):
-        assert (form(model)(up, msi) - wanted).abs().max() <= 1e-10 * wanted.abs().max()
-
-
 def test_impossible_questions_are_refused() -> None:
     for arguments, message in (
         ({"name": "kav99"}, "unknown variant"),
-        ({"name": "kav1", "form": "fast"}, "choose one of deployed, plain, training"),
+        ({"name": "kav1", "form": "fast"}, "choose one of deployed, training"),
         ({"name": "kav1", "size": 4}, "at least 8"),
     ):
         with pytest.raises(ka.KAError, match=message):
             flops(**arguments)  # type: ignore[arg-type]
-    with pytest.raises(ka.KAError, match="repeats=0"):
-        measure(["kav11"], dim=8, size=16, repeats=0)
 
 
-def test_ratios_are_of_the_same_round() -> None:
-    """A machine that is ten times slower in one round leaves the ratio as it is."""
-    ms, ratio, low, high = costs._timing([20.0, 200.0, 22.0], [10.0, 100.0, 11.0])
-    assert (ms, ratio, low, high) == (22.0, 2.0, 2.0, 2.0)
+def measurement(device: str = "cpu") -> speed.Measurement:
+    """What the benchmark stores, with numbers that tell themselves apart."""
+    pair = speed.Pair(12.5, 25, speed.Spread(2, 2, 2, 2), 1, 2)
+    each = speed.Speed(9, 8, 7.125, 6, 5, 4, 0, None, pair, pair, speed.Spread(0.75, 0.7, 0.8, 0.76))
+    setting = speed.Setting(dim=8, inference_size=16, n_bands=4, n_msi=2, inference_rounds=3, counted=64)
+    hardware = {"cpu": "none", "gpu": None}
+    return speed.Measurement(hardware, device, 1, True, 1.0, setting, {"float32": 1.0}, 1.0, {"kav11": each})
 
 
-def test_measure_write_read(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    torch.manual_seed(7)
-    wanted = torch.rand(1)
-    torch.manual_seed(7)
-    found = measure(["kav11"], dim=8, size=16, repeats=2)
-    assert torch.rand(1) == wanted
-    assert torch.get_num_threads() == threads
-    assert set(found.variants) == {"psrt_noshuffle", "kav11"}
-    assert found.variants["psrt_noshuffle"].ratio == 1
-    assert found.variants["kav11"].ms > 0
-    assert found.variants["kav11"].gflops == round(flops("kav11", dim=8) / 1e9, 3)
-    assert "16×16×31 image, dim 8, cpu, 1 thread, " in found.label
-    write_json(tmp_path / "costs.json", asdict(found))
-    assert Costs.read(tmp_path / "costs.json") == found
+def write(path: Path, *found: speed.Measurement) -> None:
+    write_json(path, {"format": speed.FORMAT, "devices": {each.device: asdict(each) for each in found}})
 
 
-def test_no_file_is_none_and_a_bad_one_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "costs.json"
+def test_costs_are_the_cpus_part_of_the_benchmark(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
     assert Costs.read(path) is None
-    good = asdict(Costs({}, "cpu", 1, 48, 128, 31, 3, 1, 512, {"kav1": Cost(1, 1, 1, 1, 1, 1)}))
-    bad = [
-        "", "[]", "{}", '{"variants": {}}', json.dumps(good | {"more": 1}),
-        json.dumps(good | {"variants": {"kav1": {"ms": 1}}}),
-        json.dumps(good | {"variants": {"kav1": asdict(Cost(1, 1, "<b>", 1, 1, 1))}}),  # type: ignore[arg-type]
-    ]  # fmt: skip
-    for text in bad:
-        path.write_text(text)
-        with pytest.raises(ka.KAError, match=r"costs\.json is damaged"):
-            Costs.read(path)
+    write(path, measurement("cuda"))
+    assert Costs.read(path) is None
+    write(path, measurement("cuda"), measurement())
+    cost = Cost(7.125, 12.5, 0.75, 0.7, 0.8)
+    found = Costs.read(path)
+    assert found == Costs({"cpu": "none", "gpu": None}, "cpu", 1, 8, 16, 4, 2, 3, 64, {"kav11": cost})
+    assert found.label == "16×16×4 image, dim 8, cpu, 1 thread, none"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"variants": {}}', '{"format": 1, "devices": {"cpu": {}}}'])
+def test_a_bad_file_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bench.json").write_text(text)
+    with pytest.raises(ka.KAError, match=r"bench\.json is damaged"):
+        Costs.read(tmp_path / "bench.json")
 
 
 def test_the_committed_measurement_is_whole() -> None:
-    """Every variant of the table, with FLOPs that today's code still counts."""
-    path = ka.runs.ROOT / "results" / "costs.json"
-    found = Costs.read(path)
-    assert found is not None, f"{path} is missing; python -m ka.costs {path}"
-    assert set(found.variants) == set(VARIANTS)
+    """Every variant of the table at full size, with FLOPs that today's code still counts."""
+    path = ka.runs.ROOT / "results" / "bench.json"
+    stored = speed.read(path)
+    assert "cpu" in stored, f"{path} holds no measurement of a CPU: make bench"
+    for found in stored.values():
+        assert found.full
+        assert set(found.variants) == set(VARIANTS)
+    found = stored["cpu"]
+    assert (found.setting.dim, found.setting.n_bands, found.setting.counted) == (48, 31, 512)
     for name in ("psrt", "kav4", "kav17"):
-        assert found.variants[name].gflops == round(flops(name, found.dim) / 1e9, 3)
-
-
-def test_the_command_line_explains_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert costs.main([]) == 2
-    assert costs.main([str(tmp_path / "a.json"), "big"]) == 2
-    assert costs.main([str(tmp_path / "a.json"), "0"]) == 2
-    assert "usage: python -m ka.costs" in capsys.readouterr().err
-    assert not (tmp_path / "a.json").exists()
+        assert found.variants[name].gflops == round(flops(name) / 1e9, 3)
+        assert found.variants[name].deployed == ka.parameter_count(name).deployed

@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 import pytest
 import tensorly.datasets
-import torch
 from PIL import Image
 
 from ka import data
@@ -29,7 +28,6 @@ from ka.data import (
     write_h5,
 )
 from ka.files import KAError
-from ka.metrics import ergas, psnr, sam
 from ka.simulate import CAVE_WAVELENGTHS, NIKON_D700, Degradation, degrade, observe
 
 
@@ -324,18 +322,6 @@ class TestCave:
         path.write_bytes(content)
         with pytest.raises(KAError, match=r"beads_ms_01.png: cannot be read"):
             load("cave", "train", tmp_path, scenes=["beads"])[0]
-
-    def test_published_bicubic_row(self, cave_root):
-        """The first proof of the pipeline: what the field's papers print for bicubic on the 11 test scenes."""
-        rows = []
-        for scene in load("cave", "test", cave_root):
-            up, gt = torch.from_numpy(scene.up)[None], torch.from_numpy(scene.gt)[None]
-            rows.append([float(value) for value in (psnr(up, gt), sam(up, gt), ergas(up, gt, 4))])
-        mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0, ddof=1)
-        print("bicubic on CAVE:", *(f"{m:.3f}±{s:.3f}" for m, s in zip(mean, spread, strict=True)))
-        assert len(rows) == 11
-        assert (np.abs(mean - [34.326, 4.450, 7.197]) <= [0.02, 0.01, 0.01]).all(), mean
-        assert (np.abs(spread - [3.882, 1.618, 4.869]) <= [0.02, 0.01, 0.01]).all(), spread
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ class TestAgainstTorchmetrics:
         close(metrics.ergas(p, t, ratio), expected)
 
     @pytest.mark.parametrize("peak", [1.0, 0.7])
-    @pytest.mark.parametrize("size", [(11, 11), (11, 40), (24, 19)])
+    @pytest.mark.parametrize("size", [(11, 11), (11, 40), (24, 19), (11, metrics.DENSE + 1), (metrics.DENSE + 9, 30)])
     def test_ssim(self, size, peak):
         p, t = pair(2, 5, *size)
         expected, full = tm.structural_similarity_index_measure(
@@ -154,6 +154,13 @@ class TestByHand:
         flat = torch.ones(1, 2, 13, 12, dtype=torch.float64)
         close(metrics.uiqi(prediction * flat, target * flat), [expected])
 
+    def test_every_level_is_flat(self):
+        """The moments of a flat window must not round away from it, whatever its level."""
+        levels, others = torch.rand(2, 1, 500, 1, 1, dtype=torch.float64)
+        flat = torch.ones(1, 500, 8, 9, dtype=torch.float64)
+        expected = 2 * levels * others / (levels**2 + others**2)
+        close(metrics.uiqi(levels * flat, others * flat), [expected.mean()], rel=1e-14)
+
     def test_uiqi_of_one_flat_image_is_zero(self):
         _, target = pair(1, 2, 12, 12)
         close(metrics.uiqi(torch.full_like(target, 0.1), target), [0.0])
@@ -223,6 +230,8 @@ def test_no_piece_is_larger_than_allowed(monkeypatch):
     p, t = pair(3, 5, 16, 17)
     monkeypatch.setattr(metrics, "PIECE", 2 * 3 * 16 * 17 + 1)
     assert [tuple(piece.shape) for piece, _ in metrics._pieces(p, t)] == [(3, n, 16, 17) for n in (2, 2, 1)]
+    rows = [tuple(piece.shape) for piece, _ in metrics._pieces(p, t, rows=True)]
+    assert rows == [(3, 5, n, 17) for n in (6, 6, 4)]
 
 
 class TestPrecision:
@@ -302,6 +311,14 @@ class TestUnfitInput:
         with pytest.raises(KAError, match=where):
             call(name, *tensors)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_a_single_one_of_any_dtype_is_found(self, name, dtype):
+        for value in (math.nan, math.inf, -math.inf):
+            p, t = pair(1, 4, 16, 17, dtype=dtype)
+            t[0, 3, 15, 16] = value
+            with pytest.raises(KAError, match=r"target has 1 values .* band 3, row 15, column 16;"):
+                call(name, p, t)
+
     def test_shapes_differ(self, name):
         p, t = pair(2, 4, 16, 16)
         with pytest.raises(KAError, match=r"\(2, 4, 16, 16\) and target \(1, 4, 16, 16\)"):
@@ -349,6 +366,21 @@ class TestSSIMAsLoss:
     def test_gradient(self):
         p, t = pair(1, 1, 11, 12)
         assert torch.autograd.gradcheck(metrics.ssim, (p.requires_grad_(), t.requires_grad_()))
+
+    def test_the_window_as_a_matrix_and_as_a_sum_are_one(self, monkeypatch):
+        """Patches and scenes are filtered in different ways."""
+        p, t = pair(2, 3, 33, 50)
+        found = []
+        for dense in (49, 50):
+            monkeypatch.setattr(metrics, "DENSE", dense)
+            x = p.clone().requires_grad_()
+            value = metrics.ssim(x, t)
+            value.sum().backward()
+            found.append((value.detach(), x.grad))
+        (summed, gradient), (dense, dense_gradient) = found
+        assert not torch.equal(gradient, dense_gradient)  # two ways indeed
+        close(summed, dense, rel=1e-14)
+        close(gradient, dense_gradient, rel=1e-10, abs=1e-16)
 
     def test_float32(self, monkeypatch):
         monkeypatch.setattr(metrics, "PIECE", 2 * 3 * 16 * 16)

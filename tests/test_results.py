@@ -26,7 +26,7 @@ from ka.study import REPORTED, printed_for
 from ka.train import train
 from ka.variants import VARIANTS
 
-COSTS = Costs({"cpu": "none"}, "cpu", 1, 48, 128, 31, 3, 1, 512, {name: Cost(9, 9, 9, 1, 1, 1) for name in VARIANTS})
+COSTS = Costs({"cpu": "none"}, "cpu", 1, 48, 128, 31, 3, 1, 512, {name: Cost(9, 9, 1, 1, 1) for name in VARIANTS})
 Fake = Callable[..., Run]
 
 

@@ -326,3 +326,50 @@ class TestPatches:
         first, again, other = (patches.batch(range(16), seed=seed)["gt"] for seed in ((1, 2), (1, 2), (1, 3)))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
+
+
+class TestDevicePatches:
+    """On the CPU, which is a device like any other."""
+
+    def test_batches_are_those_of_the_host(self):
+        patches = Patches(scene_set((24, 40), (24, 40), (24, 40)), 16, 4)
+        assert patches.grid == (2, 6)
+        held = patches.to(torch.device("cpu"))
+        draws = [(range(start, start + 18), seed) for start in (0, 18) for seed in (None, 1, (7, 2))]
+        assert {*range(36)} == {i for indices, _ in draws for i in indices}
+        turns = {tuple(row) for row in held.plan(draws)[:, :, 2].tolist()}
+        assert {turn for row in turns for turn in row} == set(range(8))
+        for host, device in zip(patches.batches(draws), held.batches(draws), strict=True):
+            assert list(device) == ["gt", "up", "msi"]
+            assert all(torch.equal(x, host[key]) for key, x in device.items())
+            assert all(x.dtype == torch.float32 for x in device.values())
+
+    @pytest.mark.parametrize("turn", range(8))
+    def test_each_symmetry(self, turn):
+        """Against turning a patch cut by hand; which number is which symmetry is the host's to say."""
+        patches = Patches(scene_set((24, 32), (24, 32)), 16, 4)
+        held = patches.to(torch.device("cpu"))
+        seed = next(s for s in range(100) if np.random.default_rng(s).integers(8, size=1)[0] == turn)
+        scene = torch.from_numpy(patches.scene_set[1].gt[:, 4:20, 8:24])
+        expected = torch.rot90(scene, turn % 4, (1, 2))
+        batch = held.batch([8 + 4 + 2], seed)
+        assert torch.equal(batch["gt"][0], expected.flip(2) if turn >= 4 else expected)
+        assert all(torch.equal(x, patches.batch([14], seed)[key]) for key, x in batch.items())
+
+    def test_plan_is_drawn_at_once_and_in_order(self):
+        held = Patches(scene_set((32, 32)), 16, 4).to(torch.device("cpu"))
+        plan = held.plan([([3, 0], 1), ([7, 7], None)])
+        assert plan.shape == (2, 2, 3)
+        assert plan[0, :, :2].tolist() == [[0, 12], [0, 0]]  # the first row holds four patches, 4 pixels apart
+        assert plan[1].tolist() == [[0, 4 * 32 + 12, 0]] * 2
+        assert torch.equal(held.plan([([7, 7], None)])[0], plan[1])
+
+    def test_memory_is_known_before(self):
+        patches = Patches(scene_set((24, 40), (24, 40)), 16, 4)
+        assert patches.nbytes == patches.to(torch.device("cpu")).scenes.nbytes == 4 * 2 * 65 * 24 * 40
+
+    def test_refuses_other_patches(self):
+        held = Patches(scene_set((32, 32)), 16, 4).to(torch.device("cpu"))
+        for wrong in (-1, 16):
+            with pytest.raises(IndexError):
+                held.batch([0, wrong])

@@ -1,17 +1,22 @@
 """Training: determinism, resuming, locks, and what a full disk or a diverging loss leaves behind."""
 
 import json
+import logging
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ka
 from ka import train as training
@@ -19,7 +24,20 @@ from ka.config import Config
 from ka.evaluate import Network, evaluate
 from ka.metrics import ssim
 from ka.runs import Run
-from ka.train import batch_indices, learning_rate, load_data, loss_of, one_step, run_folder, start, train
+from ka.scenes import Patches
+from ka.train import (
+    batch_indices,
+    learning_rate,
+    load_data,
+    loss_of,
+    one_step,
+    placed,
+    run_folder,
+    some_steps,
+    start,
+    train,
+    untrained,
+)
 
 WEIGHTS = ("best", "last", "average")
 
@@ -247,6 +265,245 @@ def test_a_diverging_loss_stops_with_the_last_checkpoint_kept(tmp_path: Path, mo
     assert saved is not None
     assert saved["step"] == 3
     assert all(value.isfinite().all() for value in saved["model"].values())
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_an_iteration_that_diverges_leaves_the_weights(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = smoke(tmp_path)
+    data, state = load_data(config), start(config, 200, 4, torch.device("cpu"))
+    one_step(config, data.patches, state, 6)
+    before = {key: value.clone() for key, value in state.model.state_dict().items()}
+    spoil(monkeypatch, what, 1)
+    with pytest.raises(ka.KAError, match="not finite at iteration 2: training diverged"):
+        one_step(config, data.patches, state, 6)
+    assert all(torch.equal(value, before[key]) for key, value in state.model.state_dict().items())
+    assert state.step == 1
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, what: str, call: int) -> None:
+    """Make the loss NaN at a call of `loss_of`, or its gradient alone (that of √x² at 0, times x)."""
+    inner, calls = training.loss_of, 0
+
+    def loss_of(config: Config, prediction: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        loss = inner(config, prediction, gt)
+        if calls != call:
+            return loss
+        return loss * float("nan") if what == "loss" else loss + (0 * prediction).square().sum().sqrt()
+
+    monkeypatch.setattr(training, "loss_of", loss_of)
+
+
+# As on a GPU: scenes on the device, several iterations between two looks at the loss. The CPU takes the same path here.
+
+
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch, look: int) -> None:
+    monkeypatch.setattr(training, "look", lambda _: look)
+    monkeypatch.setattr(training, "placed", lambda patches, device: patches.to(device))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_many_iterations_at_once_are_single_ones(held: bool, tmp_path: Path) -> None:
+    config = smoke(tmp_path, augment=True, schedule="cosine", iterations=20)
+    patches, cpu = load_data(config).patches, torch.device("cpu")
+    single, many = (start(config, 200, 4, cpu) for _ in range(2))
+    losses = [one_step(config, patches, single, 20) for _ in range(7)]
+    source = patches.to(cpu) if held else patches
+    assert [some_steps(config, source, many, 20, count) for count in (3, 4)] == [losses[2], losses[6]]
+    assert (many.step, many.loss_count, many.loss_sum) == (7, 7, sum(losses)) == (7, 7, single.loss_sum)
+    for one, other in ((single.model, many.model), (single.average, many.average)):
+        for (key, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b), key
+
+
+class Dispatched(TorchDispatchMode):
+    """Every operation that PyTorch runs inside the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(function.overloadpacket))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", ["psrt", "kav1", "kav4", "kav11", "kav17"])
+def test_iterations_wait_for_nothing(variant: str, tmp_path: Path) -> None:
+    """No value is read, and nothing is moved but the plan: on CUDA each would wait until the device has run dry."""
+    config = smoke(tmp_path, variant=variant, augment=True, loss="l1+ssim")
+    state = start(config, 200, 4, torch.device("cpu"))
+    for group in state.optimizer.param_groups:
+        group["fused"] = True  # as on CUDA
+    held = load_data(config).patches.to(torch.device("cpu"))
+    with Dispatched() as seen:
+        some_steps(config, held, state, 20, 2)
+    waits = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero")
+    assert not set(waits) & set(seen.names)
+    assert seen.names.count("aten.lift_fresh") == 1  # host values made a tensor
+    assert seen.names.count("aten._fused_adamw_") == 2 * len(state.optimizer.param_groups)
+
+
+def test_a_run_with_few_looks_ends_with_the_same_bits(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_cuda(monkeypatch, 2)
+    inner, saved = Run.save, []
+
+    def save(run: Run, state: Any) -> None:
+        saved.append((state["step"], state["loss_count"]))
+        inner(run, state)
+
+    monkeypatch.setattr(Run, "save", save)
+    train(smoke(tmp_path / "run", checkpoint_every=0.0), bar=False)
+    assert saved == [(2, 2), (3, 0), (5, 2), (6, 0)]
+    assert same_weights(finished, tmp_path / "run")
+    few, all_ = ([note["loss"] for note in Run(path).history()] for path in (tmp_path / "run", finished))
+    assert few == all_
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("bad", [4, 5, 6])
+def test_few_looks_find_the_iteration_that_diverged(
+    bad: int, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_cuda(monkeypatch, 20)
+    spoil(monkeypatch, what, bad)
+    with pytest.raises(ka.KAError, match=f"not finite at iteration {bad}: training diverged"):
+        train(smoke(tmp_path / "run"), bar=False)
+    saved = Run(tmp_path / "run").resume()
+    assert saved is not None
+    assert saved["step"] == 3
+    assert all(value.isfinite().all() for key in ("model", "average") for value in saved[key].values())
+    assert [note["step"] for note in Run(tmp_path / "run").history()] == [3]
+
+
+def test_scenes_stay_on_the_host_where_the_device_lacks_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    patches, cuda = load_data(Config.preset("smoke")).patches, torch.device("cuda")
+    assert placed(patches, torch.device("cpu")) is patches
+    assert not caplog.messages
+    monkeypatch.setattr(Patches, "to", lambda *_: "held")
+    for free, expected in ((2 * patches.nbytes - 1, patches), (2 * patches.nbytes, "held")):
+        monkeypatch.setattr(training, "free_bytes", lambda _, free=free: free)
+        with caplog.at_level(logging.WARNING, "ka"):
+            assert placed(patches, cuda) is expected
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Patches, "to", full)
+    with caplog.at_level(logging.WARNING, "ka"):
+        assert placed(patches, cuda) is patches
+    assert len(caplog.messages) == 2
+    assert "(0.0 GiB) do not fit on cuda: patches are cut by the host, which is slower" in caplog.messages[0]
+
+
+# Methods without training are measured once
+
+
+def test_untrained_methods_are_measured_once(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner, measured = training.evaluate, []
+
+    def evaluate_counted(method: Any, scenes: Any, ratio: int, names: Any = None) -> Any:
+        if names is None:
+            measured.append(method)
+        return inner(method, scenes, ratio, names)
+
+    monkeypatch.setattr(training, "evaluate", evaluate_counted)
+    found = {}
+    for name, variant in (("one", "kav11"), ("other", "kav1")):
+        measured.clear()
+        found[name] = train(smoke(tmp_path / name, variant=variant), bar=False).metrics()["methods"]
+        assert sum(not isinstance(method, Network) for method in measured) == (2 if name == "one" else 0)
+    assert list(found["one"]) == ["bicubic", "linear injection", "last", "average", "best"] == list(found["other"])
+    there = Run(finished).metrics()["methods"]
+    for method in ("bicubic", "linear injection"):
+        assert found["one"][method] == found["other"][method] == there[method]
+    assert len(list((tmp_path / ".baselines").iterdir())) == 1
+
+
+class Count:
+    """In place of a progress bar: how many scenes were counted."""
+
+    n = 0
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+
+
+def test_other_values_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One value of one pixel, another matrix, another number: nothing else may be found."""
+    data = load_data(Config.preset("smoke"))
+    crop = data.test[0].crop(0, 0, 32, 32, 4)
+    inner, calls = training.evaluate, 0
+
+    def evaluate_counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return inner(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", evaluate_counted)
+
+    def measure(part: str = "", change: float = 0.0, ratio: int = 4, scale: float = 1.0) -> int:
+        nonlocal calls
+        scene = replace(crop, **({part: getattr(crop, part).copy()} if part else {}))
+        if part:
+            getattr(scene, part)[1, 2, 3] += change
+        test = replace(data.test, scenes=[scene])
+        fresh = replace(data, test=test)
+        fresh.__dict__["injection"] = replace(data.injection, weight=data.injection.weight * scale)
+        calls, count = 0, Count()
+        found = untrained(fresh, ratio, tmp_path, count)
+        assert count.n == 2
+        plain = inner(lambda scene: torch.from_numpy(scene.up), test, ratio)
+        assert found["bicubic"].scenes == plain.scenes
+        return calls
+
+    assert measure() == 2
+    assert measure() == 0
+    for part in ("gt", "up", "msi"):
+        assert measure(part, 1e-4) == 2
+        assert measure(part, 1e-4) == 0
+    assert measure(ratio=8) == 2
+    assert measure(scale=1 + 1e-12) == 2
+    monkeypatch.setattr(training, "_CODE", "another")
+    assert measure() == 2
+    assert measure() == 0
+
+
+def test_kept_measurements_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    data = load_data(Config.preset("smoke"))
+    data = replace(data, test=replace(data.test, scenes=[data.test[0].crop(0, 0, 32, 32, 4)]))
+    first = untrained(data, 4, tmp_path / "kept", Count())
+    (path,) = (tmp_path / "kept").iterdir()
+    whole = path.read_text()
+    for damaged in (whole[:100], "[]", "{}", whole.replace('"psnr"', '"snr"'), whole.replace("bicubic", "cubic")):
+        path.write_text(damaged)
+        assert untrained(data, 4, tmp_path / "kept", Count()) == first
+        assert path.read_text() == whole
+    (tmp_path / "file").write_text("")
+    assert untrained(data, 4, tmp_path / "file", Count()) == first
+
+
+def test_what_is_undefined_stays_so(tmp_path: Path) -> None:
+    """A black band has no ERGAS, and a perfect one no PSNR: neither is a number in JSON."""
+    data = load_data(Config.preset("smoke"))
+    scene = data.test[0].crop(0, 0, 32, 32, 4)
+    scene.gt[3] = 0
+    scene.up[7] = scene.gt[7]
+    data = replace(data, test=replace(data.test, scenes=[scene]))
+    first, again = (untrained(data, 4, tmp_path, Count()) for _ in range(2))
+    (values,) = again["bicubic"].scenes.values()
+    assert math.isnan(values["ergas"])
+    assert np.isfinite(values["sam"])
+    for name, found in first.items():
+        assert found.to_dict() == again[name].to_dict()
+    assert first["bicubic"].to_dict()["mean"]["psnr"] is None
 
 
 def test_a_damaged_checkpoint_is_explained(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""`python -m benchmarks`: measure, print, and store in results/bench.json; `make bench` runs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks import bench, report
+from benchmarks.measure import Place
+from ka import speed
+from ka.files import KAError, write_json
+from ka.runs import ROOT
+from ka.speed import Measurement
+from ka.variants import VARIANTS
+
+STORED = ROOT / "results" / "bench.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; exit code 2 for an error."""
+    asked = parse(arguments)
+    try:
+        if asked.compare:
+            print("\n".join(report.ranges([speed.read(path) for path in asked.compare])))
+            return 0
+        place = Place.of(asked.device, asked.threads)
+        setting = bench.QUICK if asked.quick else bench.GPU if place.cuda else bench.FULL
+        names = asked.variants or (bench.FEW if asked.quick else list(VARIANTS))
+        path = asked.out or (None if asked.quick or asked.variants else STORED)
+        before = {} if path is None else speed.read(path)
+        found = bench.run(setting, names, place, say, lambda part: store(path, before, part))
+    except KAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(report.lines(found, {**before, found.device: found})))
+    print("" if path is None else f"stored in {path}")
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, parsed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes and few variants: shows that all runs")
+    parser.add_argument("--out", type=Path, help="JSON file; without it only full runs are stored (results/bench.json)")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="these only")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of PyTorch (default: 2)")
+    parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="measure nothing: ranges over runs")
+    return parser.parse_args(arguments)
+
+
+def store(path: Path | None, before: dict[str, Measurement], found: Measurement) -> None:
+    """Write a measurement beside those of other devices; without a path, nothing."""
+    if path is None:
+        return
+    devices = {**before, found.device: found}
+    write_json(path, {"format": speed.FORMAT, "devices": {device: asdict(each) for device, each in devices.items()}})
+
+
+def say(line: str) -> None:
+    """Tell on standard error what is being done."""
+    print(f"… {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""Every model the plain way the study ran it: what tests and the clock compare the fast models with.
+
+Nothing here is fast and nothing fast is called: of a model only its weights and its row are taken. Kernels are made by
+the study's stages, the first convolution of every window is computed (and thrown away, but for the gates of kav17 and
+kav18), attention is matmul–softmax–matmul, windows are copies. The second convolution runs all n or n+1 kernels: as
+one grouped convolution of the repeated image, or, where the study's code was serial, one after the other.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ka.kernel_attention import KernelAttention
+from ka.psrt import PSRT
+from ka.variants import KERNEL_SIZE, N_WINDOWS, Variant, variant
+
+GRID = math.isqrt(N_WINDOWS)
+TAPS = KERNEL_SIZE**2
+PAD = KERNEL_SIZE // 2
+Map = Float[Tensor, "b c h w"]
+Kernel = Float[Tensor, "s o i u v"]
+Tokens = Float[Tensor, "b h w c"]
+Weights = Any  # a part of a model, taken for its weights
+
+
+def reference(model: PSRT) -> "Reference":
+    """A copy of a model (not folded) that computes the same function plainly; see `Reference.model` for its weights."""
+    return Reference(model)
+
+
+def reference_layer(layer: KernelAttention, c: int) -> "ReferenceLayer":
+    """A copy of a KA layer on `c` channels that computes the same function plainly."""
+    return ReferenceLayer(layer, c)
+
+
+class ReferenceLayer(nn.Module):
+    """A KA layer as the study ran it: maps b c h w in and out.
+
+    Attributes:
+        layer: the copy that holds the weights, by the names they have in the layer copied.
+        dead: what kav5's code computed before it returned its input (audit, point 3); else None.
+    """
+
+    def __init__(self, layer: KernelAttention, c: int) -> None:
+        """Copy the weights of `layer`; `c` is its number of channels."""
+        super().__init__()
+        self.layer = copy.deepcopy(layer)
+        self.dead: ReferenceLayer | None = None
+        if layer.row.kernels == "identity":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.dead = ReferenceLayer(KernelAttention(c, variant("kav5")), c)
+
+    def forward(self, x: Map) -> Map:
+        """What the layer makes of a map; H and W are even."""
+        if self.dead is not None:
+            self.dead(x)
+            return x
+        layer: Weights = self.layer
+        row = layer.row
+        windows, glob = kernels(layer, x)
+        if row.second in ("windows", "windows+image"):
+            results = [convolve_windows(x, [kernel[0] for kernel in windows], row)]
+            if row.second == "windows":
+                return results[0]
+            results.append(convolve(x, [_known(glob)], row))
+        elif row.second == "global":
+            return convolve(x, [_known(glob)], row)
+        else:
+            results = [convolve(x, join(windows, glob, row), row)]
+        y = pointwise(layer.fusion, torch.cat(results, dim=1))
+        return F.gelu(y) if row.activation else y
+
+
+def serial(row: Variant) -> bool:
+    """Whether the study's code ran a loop over windows, not a grouped convolution: it then had SE modules per window
+    (kav3, kav4), some of which nothing used (kav5, kav6)."""
+    return row.se == "per window" or "window_se" in row.dead
+
+
+# Kernels: one per window; s = 1, or one for every sample; o = 1 while pooled kernels have no output axis
+
+
+def kernels(layer: Weights, x: Map) -> tuple[list[Kernel], Kernel | None]:
+    """The kernels of the second convolution: (of the windows, global or None)."""
+    row = layer.row
+    windows = pool(x) if row.kernels == "pooled" else learned(layer, x)
+    glob = make_global(layer.global_kernel, windows) if row.global_from == "raw" else None
+    if row.sa == "windows":
+        windows = attend_taps(layer.sa, windows, row)
+    elif row.sa:
+        windows, glob = part(attend_taps(layer.sa, join(windows, glob, row), row), row)
+    if row.global_from == "attended":
+        glob = make_global(layer.global_kernel, windows)
+    if row.se and row.global_se == "shared":
+        windows, glob = part(excite(layer.se, join(windows, glob, row)), row)
+    elif row.se:
+        windows = excite(layer.se, windows)
+    if row.global_se == "own":
+        (glob,) = excite(layer.global_se, [_known(glob)])
+    if row.widen:
+        windows = [widen(layer.widen, kernel, row) for kernel in windows]
+    return windows, glob
+
+
+def pool(x: Map) -> list[Kernel]:
+    """Every window averaged to 3×3: no output axis yet."""
+    return [F.adaptive_avg_pool2d(window, KERNEL_SIZE)[:, None] for window in cut(x)]
+
+
+def learned(layer: Weights, x: Map) -> list[Kernel]:
+    """The windows' kernels, which the first convolution was run for; kav17 and kav18 gate them by what it gives."""
+    weights = list(layer.window_kernels.weight)
+    first = convolve_windows(x, weights, layer.row)
+    if layer.reweight is None:
+        return [weight[None] for weight in weights]
+    gate = layer.reweight
+    means = [window.mean((2, 3), keepdim=True) for window in cut(first)]
+    numbers = [pointwise(squeeze, mean) for squeeze, mean in zip(gate.squeeze, means, strict=True)]
+    hidden = F.gelu(F.linear(torch.cat(numbers, dim=1).flatten(1), gate.expand.weight, gate.expand.bias))
+    gates = torch.sigmoid(F.linear(hidden, gate.contract.weight, gate.contract.bias))
+    return [gates[:, m, None, None, None, None] * weight for m, weight in enumerate(weights)]
+
+
+def join(windows: list[Kernel], glob: Kernel | None, row: Variant) -> list[Kernel]:
+    """The set of all kernels, the global one at its place."""
+    if glob is None:
+        return windows
+    return [glob, *windows] if row.global_first else [*windows, glob]
+
+
+def part(joined: list[Kernel], row: Variant) -> tuple[list[Kernel], Kernel]:
+    """The inverse of `join`."""
+    return (joined[1:], joined[0]) if row.global_first else (joined[:-1], joined[-1])
+
+
+def attend_taps(sa: Weights, each: list[Kernel], row: Variant) -> list[Kernel]:
+    """Kernel SA: for every filter, attention among the 9 taps of all its kernels."""
+    s, o, c = each[0].shape[:3]
+    taps = torch.stack(each, dim=2).flatten(4).transpose(3, 4)  # s o m 9 i
+    if row.sa == "scrambled":  # KAv8's reshape, without the permutation it needed (audit, point 4)
+        taps = taps.reshape(s, len(each), o, TAPS, c).transpose(1, 2)
+    taps = taps.reshape(s * o, len(each) * TAPS, c)
+    scale, heads = (c // sa.n_heads) ** -0.5, sa.n_heads
+    out = softmax_attention(sa, taps, heads, scale).reshape(s, o, len(each), TAPS, c)
+    return [kernel.transpose(2, 3).reshape(s, o, c, KERNEL_SIZE, KERNEL_SIZE) for kernel in out.unbind(2)]
+
+
+def excite(se: Weights, each: list[Kernel]) -> list[Kernel]:
+    """SE of kernels seen as images: mean → 1×1 → ReLU → 1×1 → sigmoid → multiply; one module for all, or one each."""
+    if len(se.squeeze) > 1:
+        pairs = zip(se.squeeze, se.excite, each, strict=True)
+        return [kernel * _gate(squeeze, grow, kernel) for squeeze, grow, kernel in pairs]
+    together = torch.stack(each)
+    return list(together * _gate(se.squeeze[0], se.excite[0], together))
+
+
+def _gate(squeeze: Weights, grow: Weights, kernel: Kernel) -> Kernel:
+    filters = kernel.flatten(0, -4)
+    gate = torch.sigmoid(pointwise(grow, F.relu(pointwise(squeeze, F.adaptive_avg_pool2d(filters, 1)))))
+    return gate.reshape(*kernel.shape[:-2], 1, 1)
+
+
+def make_global(module: Weights, windows: list[Kernel]) -> Kernel:
+    """The windows' kernels joined on their input axis, through a 1×1 convolution n·c → c."""
+    joined = torch.cat(windows, dim=2)
+    return pointwise(module.mix, joined.flatten(0, 1)).unflatten(0, joined.shape[:2])
+
+
+def widen(module: Weights, kernel: Kernel, row: Variant) -> Kernel:
+    """Pooled kernels (s 1 i 3 3) with an output axis."""
+    c = kernel.shape[2]
+    if row.widen == "linear":
+        taps = F.linear(kernel[:, 0].flatten(2).transpose(1, 2), module.linear.weight, module.linear.bias)
+        return taps.transpose(1, 2).reshape(-1, c, c, KERNEL_SIZE, KERNEL_SIZE)
+    if row.widen == "repeat+affine":
+        kernel = kernel * module.weight[:, None, None] + module.bias[:, None, None]
+    return kernel.repeat(1, c, 1, 1, 1)
+
+
+# Convolutions
+
+
+def convolve(x: Map, each: list[Kernel], row: Variant) -> Map:
+    """The image with every kernel, results side by side on channels."""
+    b, c, h, w = x.shape
+    if each[0].shape[0] > 1:  # a kernel per sample: samples stand on the channel axis
+        weight = torch.stack(each, dim=1).reshape(-1, c, KERNEL_SIZE, KERNEL_SIZE)
+        images = x.repeat(1, len(each), 1, 1).reshape(1, -1, h, w)
+        return F.conv2d(images, weight, padding=PAD, groups=b * len(each)).reshape(b, -1, h, w)
+    if serial(row):
+        return torch.cat([F.conv2d(x, kernel[0], padding=PAD) for kernel in each], dim=1)
+    weight = torch.cat(each, dim=1)[0]
+    return F.conv2d(x.repeat(1, len(each), 1, 1), weight, padding=PAD, groups=len(each))
+
+
+def convolve_windows(x: Map, each: list[Float[Tensor, "o i u v"]], row: Variant) -> Map:
+    """Every window by its own kernel, padded at its border, results back in place."""
+    if serial(row):
+        return paste([F.conv2d(window, kernel, padding=PAD) for window, kernel in zip(cut(x), each, strict=True)])
+    windows = torch.cat(cut(x), dim=1)
+    return paste(F.conv2d(windows, torch.cat(each), padding=PAD, groups=len(each)).chunk(len(each), dim=1))
+
+
+def cut(x: Map) -> list[Map]:
+    """The windows of a map, row-major."""
+    return [window for band in x.chunk(GRID, dim=2) for window in band.chunk(GRID, dim=3)]
+
+
+def paste(windows: Sequence[Map]) -> Map:
+    """The inverse of `cut`."""
+    bands = [torch.cat(list(windows[i : i + GRID]), dim=3) for i in range(0, len(windows), GRID)]
+    return torch.cat(bands, dim=2)
+
+
+def pointwise(module: Weights, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h w"]:
+    """A 1×1 convolution by the weights of a linear layer."""
+    return F.conv2d(x, module.weight[..., None, None], module.bias)
+
+
+def _known(glob: Kernel | None) -> Kernel:
+    assert glob is not None, "the row uses a global kernel that it does not make"
+    return glob
+
+
+# The backbone; maps are b h w c
+
+
+class Reference(nn.Module):
+    """PSRT as published, with the study's KA layers; images of any size, padded as `PSRT` pads them.
+
+    Attributes:
+        model: the copy that holds the weights, by the names they have in the model copied.
+        branches: the KA layers on these weights, in order; empty without KA.
+    """
+
+    def __init__(self, model: PSRT) -> None:
+        """Copy the weights of `model`."""
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.branches = nn.ModuleList()
+        for layer in self.model.layers():
+            if isinstance(layer.ka, KernelAttention):
+                plain = ReferenceLayer(layer.ka, model.dim // 2).to(model.head.weight)
+                plain.layer = layer.ka  # the very weights of `self.model`
+                self.branches.append(plain)
+
+    def forward(self, up: Map, msi: Map) -> Map:
+        """The sharpened image; arguments as `PSRT.forward`."""
+        model: Weights = self.model
+        h, w = up.shape[2:]
+        x = torch.cat([up, msi], dim=1)
+        if h % 8 or w % 8:
+            x = F.pad(x, (0, -w % 8, 0, -h % 8), mode="replicate")
+        x = F.conv2d(x, model.head.weight, model.head.bias, padding=1).permute(0, 2, 3, 1)
+        branches = iter(self.branches)
+        for block in (sar for stage in model.blocks for sar in stage):
+            x = x + self.three(block, x, branches)
+        x = F.conv2d(x.permute(0, 3, 1, 2), model.tail.weight, model.tail.bias, padding=1)[..., :h, :w]
+        return F.leaky_relu(x, 0.2) + up
+
+    def three(self, block: Weights, x: Tokens, branches: Iterator[nn.Module]) -> Tokens:
+        """The layers of a SaR block, with the row's shuffle."""
+        kind, size = self.model.row.shuffle, block.window
+        for number, layer in enumerate(block.layers):
+            branch = next(branches, None)
+            if kind == "aligned" and number == 1:
+                x = unshuffle(layer_plain(layer, branch, shuffle(x, size), size), size)
+            elif kind == "misaligned" and number > 0:
+                x = layer_plain(layer, branch, x, size, (shuffle, unshuffle)[number - 1])
+            else:
+                x = layer_plain(layer, branch, x, size)
+        return x
+
+
+def layer_plain(
+    layer: Weights,
+    branch: nn.Module | None,
+    x: Tokens,
+    size: int,
+    move: Callable[[Tokens, int], Tokens] | None = None,
+) -> Tokens:
+    """One layer: window attention (beside a KA branch on the second half of the channels), then the MLP."""
+    y = F.layer_norm(x, x.shape[-1:], layer.norm1.weight, layer.norm1.bias)
+    if move is not None:
+        y = move(y, size)
+    if branch is None:
+        x = x + window_attention(layer.attn, y, size, heads=8)
+    else:
+        for_attention, for_ka = y.chunk(2, dim=-1)
+        ka = branch(for_ka.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + torch.cat([window_attention(layer.attn, for_attention, size, heads=4), ka], dim=-1)
+    y = F.layer_norm(x, x.shape[-1:], layer.norm2.weight, layer.norm2.bias)
+    hidden = F.gelu(F.linear(y, layer.mlp.fc1.weight, layer.mlp.fc1.bias))
+    return x + F.linear(hidden, layer.mlp.fc2.weight, layer.mlp.fc2.bias)
+
+
+def window_attention(module: Weights, x: Tokens, size: int, heads: int) -> Tokens:
+    """Windows as copies, attention among the pixels of each (q times 4), windows back in place."""
+    b, h, w, c = x.shape
+    grid = x.reshape(b, h // size, size, w // size, size, c).permute(0, 1, 3, 2, 4, 5)
+    windows = grid.contiguous().view(-1, size * size, c)
+    out = softmax_attention(module, windows, heads, 4.0).view(b, h // size, w // size, size, size, c)
+    return out.permute(0, 1, 3, 2, 4, 5).contiguous().view(b, h, w, c)
+
+
+def softmax_attention(
+    module: Weights, tokens: Float[Tensor, "n t c"], heads: int, scale: float
+) -> Float[Tensor, "n t c"]:
+    """Multi-head attention among tokens (n t c) as matmul–softmax–matmul, with its output layer."""
+    n, t, c = tokens.shape
+    qkv = F.linear(tokens, module.qkv.weight, module.qkv.bias)
+    q, k, v = qkv.reshape(n, t, 3, heads, c // heads).permute(2, 0, 3, 1, 4).unbind()
+    out = torch.softmax(q * scale @ k.transpose(-2, -1), dim=-1) @ v
+    return F.linear(out.transpose(1, 2).reshape(n, t, c), module.proj.weight, module.proj.bias)
+
+
+def shuffle(x: Tokens, size: int) -> Tokens:
+    """Cells of half a window: those of even rows (columns) to the upper (left) half of the map, odd ones after."""
+    b, h, w, c = x.shape
+    d = size // 2
+    cells = x.reshape(b, h // size, 2, d, w // size, 2, d, c)
+    return cells.permute(0, 2, 1, 3, 5, 4, 6, 7).reshape(b, h, w, c)
+
+
+def unshuffle(x: Tokens, size: int) -> Tokens:
+    """The inverse of `shuffle`."""
+    b, h, w, c = x.shape
+    d = size // 2
+    cells = x.reshape(b, 2, h // size, d, 2, w // size, d, c)
+    return cells.permute(0, 2, 1, 3, 5, 4, 6, 7).reshape(b, h, w, c)

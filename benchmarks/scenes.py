@@ -1,0 +1,103 @@
+"""A whole scene in a process of its own, so that its peak memory is its own too.
+
+`python -m benchmarks.scenes` reads its task as JSON from standard input and writes the result to standard output.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks.measure import MIB, Place
+from ka.costs import deployed
+from ka.evaluate import sharpen
+from ka.files import KAError
+from ka.psrt import build
+from ka.runs import ROOT
+from ka.speed import SCENES_OF, SceneCost, Setting, significant
+
+
+def measure(setting: Setting, size: int, tile: int, place: Place, repeats: int = 1) -> SceneCost:
+    """Sharpen a random scene of `size` pixels a side, in tiles or (0) in one pass, in a new process.
+
+    Raises:
+        KAError: the process failed, as where memory ran out; the message ends with its last line.
+    """
+    task = {
+        "size": size, "tile": tile, "device": place.device.type, "threads": place.threads, "repeats": repeats,
+        "dim": setting.dim, "n_bands": setting.n_bands, "n_msi": setting.n_msi,
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scenes"],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise KAError(f"a scene of {size}×{size} could not be sharpened ({last[0]}); measure it on a larger machine")
+    return SceneCost(size, tile, **json.loads(done.stdout))
+
+
+def sharpened(
+    size: int, tile: int, device: str, threads: int, repeats: int, dim: int, n_bands: int, n_msi: int
+) -> dict[str, Any]:
+    """What `SceneCost` holds besides size and tile; to be called in a process that did nothing large before."""
+    place, model = Place.of(device, threads), deployed(build(SCENES_OF, n_bands, n_msi, dim)).eval()
+    with place.prepared():
+        model = model.to(place.device)
+        up, msi = (torch.rand(1, bands, size, size, device=place.device) for bands in (n_bands, n_msi))
+        small = min(size, 32) // 16 * 16
+        sharpen(model, up[..., :small, :small], msi[..., :small, :small], small)  # sets up what is not the scene's
+        seconds, mib = [], 0.0
+        for turn in range(repeats):
+            _reset_peak(place)
+            before = _held(place)
+            begun = place.now()
+            sharpen(model, up, msi, tile or max(16, -(-size // 16) * 16))
+            seconds.append(place.now() - begun)
+            if not turn:  # later runs reuse what the first one took
+                mib = _most(place) - before
+    return {
+        "seconds": significant(min(seconds)),
+        "mib": significant(mib),
+        "images_mib": significant(up.nbytes / MIB),
+        "process_mib": None if place.cuda else significant(_most(place)),
+    }
+
+
+def _reset_peak(place: Place) -> None:
+    """Forget the peak so far. Where the system cannot, that of a process's start stays: too much, for small scenes."""
+    if place.cuda:
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _held(place: Place) -> float:
+    """MiB in use: of the GPU, or of this process."""
+    return (torch.cuda.memory_allocated() if place.cuda else psutil.Process().memory_info().rss) / MIB
+
+
+def _most(place: Place) -> float:
+    """Peak of MiB in use so far."""
+    if place.cuda:
+        return torch.cuda.max_memory_allocated() / MIB
+    status = Path("/proc/self/status")
+    if status.exists():  # where there is one, getrusage would also tell of the process that started this one
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
+
+
+if __name__ == "__main__":
+    print(json.dumps(sharpened(**json.load(sys.stdin))))
