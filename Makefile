@@ -18,7 +18,7 @@ SEED ?=
 ARGS ?=
 OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT)$(SEED:%=-seed%).ipynb
 
-.PHONY: help setup train test lint verify explore figures screenshot lab clean
+.PHONY: help setup train test lint verify explore figures bench screenshot lab clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ explore: $(READY) ## the explorers as a page: make explore [DATA=/path/to/CAVE] 
 
 figures: $(READY) ## draw everything in figures/ anew, from what is committed
 	$(BIN)/python -m ka.figures
+
+bench: $(READY) ## measure speed and memory, fast against plain (wants a quiet machine)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 screenshot: $(READY) ## take docs/explorer.png anew (wants chromium)
 	$(BIN)/python tests/browser.py notebooks/explore.ipynb docs/explorer.png

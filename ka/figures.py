@@ -9,7 +9,7 @@ from functools import cache, partial
 
 from matplotlib.figure import Figure
 
-from ka import audit_figures, data, diagrams, plots, report, results
+from ka import audit_figures, data, diagrams, plots, report, results, speed, speed_figures
 from ka.checkpoints import load_checkpoint
 from ka.costs import Costs
 from ka.evaluate import LinearInjection, Method, Network, upsampled
@@ -27,7 +27,9 @@ Encode = Callable[[], bytes]
 
 def files() -> dict[str, Encode]:
     """Every file of figures/: name → what makes its bytes."""
-    return dict([*_diagrams(), *_results(), *_audit(), ("demo_errors.png", lambda: plots.png(demo_errors()))])
+    return dict(
+        [*_diagrams(), *_results(), *_speed(), *_audit(), ("demo_errors.png", lambda: plots.png(demo_errors()))]
+    )
 
 
 def _diagrams() -> Iterator[tuple[str, Encode]]:
@@ -49,7 +51,14 @@ def _results() -> Iterator[tuple[str, Encode]]:
 
 def _table(protocol: str) -> results.Table:
     folder = results.results_folder()
-    return results.table(results.read(folder, protocol), costs=Costs.read(folder / "costs.json"))
+    return results.table(results.read(folder, protocol), costs=Costs.read(folder / "bench.json"))
+
+
+def _speed() -> Iterator[tuple[str, Encode]]:
+    for device, found in speed.read(results.results_folder() / "bench.json").items():
+        yield from _kinds(f"speed/{device}_ratios", partial(speed_figures.ratios, found), ("svg", "pdf", "png"))
+        if found.scenes:
+            yield from _kinds(f"speed/{device}_scenes", partial(speed_figures.scenes, found), ("svg", "pdf", "png"))
 
 
 def _audit() -> Iterator[tuple[str, Encode]]:
