@@ -264,7 +264,7 @@ class StudyKAv5(nn.Module):
         self.conv_bias = nn.Parameter(torch.zeros(N_WINDOWS * c))
         self.norm = nn.LayerNorm(c)
         self.window_se = SE(c, N_WINDOWS)
-        self.sa = KernelSA(c)
+        self.sa = KernelSA(c, variant("kav7"))
         self.fusion = nn.Linear(2 * c, c)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -346,7 +346,7 @@ def token_sets(name: str, c: int = 24) -> Int[np.ndarray, "sets taps three"]:
         )
     m = N_WINDOWS + (row.sa != "windows")
     with seeded(0):  # the weights do not matter
-        sa = KernelSA(c, scrambled=row.sa == "scrambled")
+        sa = KernelSA(c, row)
     tags = torch.arange(m * c * TAPS, dtype=torch.float32).reshape(1, m, c, 1, KERNEL_SIZE, KERNEL_SIZE)
     caught: list[Tensor] = []
     sa.qkv.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))

@@ -209,14 +209,14 @@ def reach(row: Variant) -> int:
     """How many pixels away from a tile's edge an input can still change the output inside.
 
     Backwards through the network: head and tail look one pixel far, window attention to the end of its window
-    (of two windows where shuffled), a KA branch one pixel more. For variants bound to positions there is no such
+    (of two windows where shuffled), a KA branch half a kernel more. For variants bound to positions there is no such
     number; theirs without the binding is given.
     """
     pixels = 1
     for window in tuple(reversed(WINDOWS)) * N_BLOCKS:
         for layer in (3, 2, 1):
             span = 2 * window if row.shuffle == "aligned" and layer == 2 else window
-            convolved = pixels + (row.has_ka and row.kernels != "identity")
+            convolved = pixels + (row.size // 2 if row.has_ka and row.kernels != "identity" else 0)
             pixels = max(math.ceil(pixels / span) * span, convolved)
     return pixels + 1
 

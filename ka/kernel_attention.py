@@ -14,6 +14,7 @@ formula and the fast form.
 
 import math
 from collections.abc import Iterator
+from functools import reduce
 from typing import cast
 
 import torch
@@ -23,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ka.files import KAError
-from ka.variants import KERNEL_SIZE, N_WINDOWS, Variant
+from ka.variants import N_WINDOWS, Variant
 
 GRID = math.isqrt(N_WINDOWS)  # windows a side
 Map = Float[Tensor, "b c h w"]
@@ -61,10 +62,10 @@ def mix(c_in: int, c_out: int, *, linear: bool, bias: bool = True) -> nn.Linear:
 class LearnedKernels(nn.Module):
     """One k×k kernel per window. The output of the convolution they come from is never used: only the weight is."""
 
-    def __init__(self, c: int, normal_init: bool) -> None:
+    def __init__(self, c: int, row: Variant) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(N_WINDOWS, c, c, KERNEL_SIZE, KERNEL_SIZE))
-        if normal_init:
+        self.weight = nn.Parameter(torch.empty(row.n_windows, c, c, row.size, row.size))
+        if row.normal_init:
             nn.init.normal_(self.weight)
         else:
             for kernel in self.weight.unbind():
@@ -77,19 +78,23 @@ class LearnedKernels(nn.Module):
 class PooledKernels(nn.Module):
     """Each window of the input, average-pooled to k×k; there is no output axis yet (o = 1)."""
 
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
     def forward(self, x: Map) -> Kernels:
         windows = quadrants(x)
-        rows, cols = (bins(n, x) for n in windows.shape[-2:])
+        rows, cols = (bins(n, self.size, x) for n in windows.shape[-2:])
         return einsum(rows, windows, cols, "u y, b m i y x, v x -> b m i u v")[:, :, None]
 
 
-def bins(n: int, like: Tensor) -> Float[Tensor, "k n"]:
+def bins(n: int, k: int, like: Tensor) -> Float[Tensor, "k n"]:
     """Adaptive average pooling of n pixels to k as a matrix: bin i averages pixels ⌊i·n/k⌋ … ⌈(i+1)·n/k⌉ - 1.
 
     PyTorch's own pooling has no reproducible gradient on CUDA.
     """
-    pixel, i = torch.arange(n, device=like.device), torch.arange(KERNEL_SIZE, device=like.device)[:, None]
-    inside = (pixel >= i * n // KERNEL_SIZE) & (pixel < -(-(i + 1) * n // KERNEL_SIZE))
+    pixel, i = torch.arange(n, device=like.device), torch.arange(k, device=like.device)[:, None]
+    inside = (pixel >= i * n // k) & (pixel < -(-(i + 1) * n // k))
     weight = inside.to(like.dtype)
     return weight / weight.sum(1, keepdim=True)
 
@@ -115,37 +120,39 @@ class Reweight(nn.Module):
 
 
 def mean_response(windows: Float[Tensor, "b m i y x"], kernels: Float[Tensor, "m o i u v"]) -> Float[Tensor, "b m o"]:
-    """Mean over each window of its convolution by its own kernel (stride 1, zero padding 1), without convolving.
+    """Mean over each window of its convolution by its own kernel (stride 1, zero padding), without convolving.
 
     The mean of a convolution is the kernel times the mean of the shifted window, and a shift by one pixel only drops
-    a border row or column: nine sums serve every output channel.
+    a border row or column: k² sums serve every output channel.
     """
-    h, w = windows.shape[-2:]
-    r = KERNEL_SIZE // 2
-    shifts = range(-r, r + 1)
+    (h, w), k = windows.shape[-2:], kernels.shape[-1]
+    shifts = range(-(k // 2), k // 2 + 1)
     sums = [
         windows[..., max(dy, 0) : h + min(dy, 0), max(dx, 0) : w + min(dx, 0)].sum((-2, -1))
         for dy in shifts
         for dx in shifts
     ]
-    taps = rearrange(sums, "(u v) b m i -> b m i u v", u=KERNEL_SIZE) / (h * w)
+    taps = rearrange(sums, "(u v) b m i -> b m i u v", u=k) / (h * w)
     return einsum(taps, kernels, "b m i u v, m o i u v -> b m o")
 
 
 class KernelSA(nn.Module):
-    """Self-attention over kernel taps.
+    """Self-attention over kernel taps, as the study has it, or over channels.
 
     For each output filter the m·k² taps (window-major, then row-major in k×k) are tokens, each a vector over the
-    input channels. 4 heads, scale (c/4)^-0.5, no residual.
+    input channels. 4 heads, scale (c/4)^-0.5, no residual. Among channels, queries, keys and values are the same, but
+    the c/4 channels of a head are the tokens, each a vector over the taps: the transposed attention of XCiT (El-Nouby
+    et al., NeurIPS 2021, equation 2), scaled by (m·k²)^-0.5 instead of being normalised. Both: their sum.
     """
 
     n_heads = 4
 
-    def __init__(self, c: int, scrambled: bool = False) -> None:
+    def __init__(self, c: int, row: Variant) -> None:
         super().__init__()
         self.qkv = nn.Linear(c, 3 * c)
         self.proj = nn.Linear(c, c)
-        self.scrambled = scrambled
+        self.scrambled = row.sa == "scrambled"
+        self.among = row.sa_among
 
     def heads(self, kernels: Kernels) -> Float[Tensor, "three so heads taps d"]:
         """Queries, keys and values of every output filter, by head."""
@@ -157,7 +164,13 @@ class KernelSA(nn.Module):
 
     def forward(self, kernels: Kernels) -> Kernels:
         s, m, _, _, u, v = kernels.shape
-        mixed = F.scaled_dot_product_attention(*self.heads(kernels))
+        heads = self.heads(kernels)
+        mixes = []
+        if self.among != "channels":
+            mixes.append(F.scaled_dot_product_attention(*heads))
+        if self.among != "taps":
+            mixes.append(F.scaled_dot_product_attention(*heads.mT).mT)
+        mixed = reduce(torch.add, mixes)
         taps = self.proj(rearrange(mixed, "(s o) h t d -> s o t (h d)", s=s))
         return rearrange(taps, "s o (m u v) i -> s m o i u v", m=m, u=u, v=v)
 
@@ -200,12 +213,18 @@ class GlobalKernel(nn.Module):
 
 
 class Widen(nn.Module):
-    """Give pooled kernels an output axis: `linear` learns it per tap (c → c², output major); `repeat` copies the one
-    kernel to every output; `repeat+affine` then scales and shifts each input channel."""
+    """Give pooled kernels an output axis.
+
+    `linear` learns it per tap (c → c², output major); `repeat` copies the one kernel to every output; `repeat+affine`
+    then scales and shifts each input channel. `outer` is a rank-1 `linear`: per tap, the outer product of two
+    descriptors, each a Linear c → c of the pooled one. `depthwise` needs none: output o sees input o alone, and the
+    fusion mixes channels.
+    """
 
     def __init__(self, c: int, how: str) -> None:
         super().__init__()
-        self.c = c
+        self.c, self.how = c, how
+        self.descriptors = nn.Linear(c, 2 * c) if how == "outer" else None
         self.linear = nn.Linear(c, c * c) if how == "linear" else None
         self.weight = nn.Parameter(torch.ones(c)) if how == "repeat+affine" else None
         self.bias = nn.Parameter(torch.zeros(c)) if how == "repeat+affine" else None
@@ -214,6 +233,11 @@ class Widen(nn.Module):
         if self.linear is not None:
             taps = self.linear(rearrange(kernels, "s m 1 i u v -> s m u v i"))
             return rearrange(taps, "s m u v (o i) -> s m o i u v", o=self.c)
+        if self.descriptors is not None:
+            of_output, of_input = self.descriptors(rearrange(kernels, "s m 1 i u v -> s m u v i")).chunk(2, dim=-1)
+            return einsum(of_output, of_input, "s m u v o, s m u v i -> s m o i u v")
+        if self.how == "depthwise":
+            return kernels * torch.eye(self.c, dtype=kernels.dtype, device=kernels.device)[..., None, None]
         if self.weight is not None and self.bias is not None:
             kernels = kernels * self.weight[:, None, None] + self.bias[:, None, None]
         return kernels.expand(-1, -1, self.c, -1, -1, -1)
@@ -237,11 +261,11 @@ class KernelAttention(nn.Module):
         self.row = row
         self.window_kernels: nn.Module | None = None
         if row.kernels == "pooled":
-            self.window_kernels = PooledKernels()
+            self.window_kernels = PooledKernels(row.size)
         elif row.kernels != "identity":
-            self.window_kernels = LearnedKernels(c, row.normal_init)
+            self.window_kernels = LearnedKernels(c, row)
         self.reweight = Reweight(c) if row.kernels == "reweighted" else None
-        self.sa = KernelSA(c, scrambled=row.sa == "scrambled") if row.sa else None
+        self.sa = KernelSA(c, row) if row.sa else None
         self.se = SE(c, N_WINDOWS if row.se == "per window" else 1) if row.se else None
         self.widen = Widen(c, row.widen) if row.widen else None
         self.global_kernel = (
@@ -250,6 +274,7 @@ class KernelAttention(nn.Module):
         self.global_se = SE(c) if row.global_se == "own" else None
         n_fused = 2 if row.second == "windows+image" else row.n_second
         self.fusion = mix(n_fused * c, c, linear="fusion" in row.linear) if row.has_fusion else None
+        self.bias = nn.Parameter(torch.zeros(c)) if row.bias else None
 
     def stages(self, x: Map) -> Iterator[tuple[str, Kernels, Kernels | None]]:
         """The kernels after each part that the row has, in order: (part, of the windows, global).
@@ -310,7 +335,9 @@ class KernelAttention(nn.Module):
         """
         windows, glob = self.kernels(x)
         if self.fusion is None:
-            return (windows, None, None) if self.row.second == "windows" else (None, glob, None)
+            if self.row.second == "windows":
+                return windows, None, None
+            return None, windows if glob is None else glob, self.bias
         weight, bias = self.fusion.weight, self.fusion.bias
         if self.row.second == "image":
             return None, fold(self._join(windows, glob), weight), bias
@@ -350,19 +377,20 @@ def apply_folded(
 
 
 def convolve(x: Map, kernel: Float[Tensor, "s o i u v"]) -> Map:
-    """3×3 convolution, stride 1, zero padding 1, no bias; one kernel for all samples, or one each (groups)."""
+    """k×k convolution, stride 1, zero padding, no bias; one kernel for all samples, or one each (groups)."""
+    pad = kernel.shape[-1] // 2
     if kernel.shape[0] == 1:
-        return F.conv2d(x, kernel[0], padding=KERNEL_SIZE // 2)
+        return F.conv2d(x, kernel[0], padding=pad)
     b = x.shape[0]
     one_image = rearrange(x, "b c h w -> 1 (b c) h w")
-    y = F.conv2d(one_image, rearrange(kernel, "b o i u v -> (b o) i u v"), padding=KERNEL_SIZE // 2, groups=b)
+    y = F.conv2d(one_image, rearrange(kernel, "b o i u v -> (b o) i u v"), padding=pad, groups=b)
     return rearrange(y, "1 (b c) h w -> b c h w", b=b)
 
 
 def convolve_windows(x: Map, kernels: Float[Tensor, "m o i u v"]) -> Map:
-    """3×3 convolution of each quadrant by its own kernel, zero-padded at the quadrant's border."""
+    """k×k convolution of each quadrant by its own kernel, zero-padded at the quadrant's border."""
     windows = quadrants(x)
-    each = [F.conv2d(windows[:, m], kernel, padding=KERNEL_SIZE // 2) for m, kernel in enumerate(kernels)]
+    each = [F.conv2d(windows[:, m], kernel, padding=kernel.shape[-1] // 2) for m, kernel in enumerate(kernels)]
     return unquadrants(torch.stack(each, dim=1))
 
 

@@ -130,6 +130,7 @@ class Layer(nn.Module):
         attended, heads = (dim // 2, 4) if row.has_ka else (dim, 8)
         self.attn = WindowAttention(attended, window, heads)
         self.ka: nn.Module | None = KernelAttention(dim // 2, row) if row.has_ka else None
+        self.layernorm = row.layernorm
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim)
 
@@ -141,6 +142,8 @@ class Layer(nn.Module):
             x = x + self.attn(y)
         else:
             y_wa, y_ka = y.chunk(2, dim=-1)
+            if not self.layernorm:
+                y_ka = x.chunk(2, dim=-1)[1]
             ka = self.ka(rearrange(y_ka, "b h w c -> b c h w"))
             x = x + torch.cat([self.attn(y_wa), rearrange(ka, "b c h w -> b h w c")], dim=-1)
         return x + self.mlp(self.norm2(x))

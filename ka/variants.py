@@ -1,8 +1,9 @@
 """The one table of models: every variant is a row of parts.
 
 The rows are the study's PSRT_KAv1 … KAv11 with the PSRT baselines, what the study really ran where that differs
-(`…_as_run`, `psrt_misaligned`), and the variants the same authors reported later (kav12 … kav19). A new idea is a new
-row; name = key of `VARIANTS` = `variant` of the notebooks = label in figures.
+(`…_as_run`, `psrt_misaligned`), the variants the same authors reported later (kav12 … kav19), and rows of our own that
+change one part of another row, so that two runs can answer a question. A new idea is a new row; name = key of
+`VARIANTS` = `variant` of the notebooks = label in figures.
 
 Parameter counts: *live* parameters are those the output depends on, and the only ones our models have. The study's
 modules also held *dead* ones, which inflate its parameter column; `reported_parameters` adds them by name.
@@ -10,21 +11,22 @@ modules also held *dead* ones, which inflate its parameter column; `reported_par
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from ka.files import KAError
 
 Shuffle = Literal["none", "aligned", "misaligned"]
 Kernels = Literal["", "identity", "learned", "reweighted", "pooled"]
 KernelSet = Literal["", "windows", "windows+global", "global+windows", "scrambled"]
+Among = Literal["taps", "channels", "both"]
 SE = Literal["", "shared", "per window"]
 GlobalSE = Literal["", "shared", "own"]
 Global = Literal["", "raw", "attended"]
 Second = Literal["image", "windows", "windows+image", "global"]
-Widen = Literal["", "linear", "repeat", "repeat+affine"]
+Widen = Literal["", "linear", "repeat", "repeat+affine", "outer", "depthwise"]
 
 N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
-KERNEL_SIZE = 3
+KERNEL_SIZE = 3  # of every row that does not say otherwise
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,13 @@ class Variant:
         kernels: where window kernels come from. `""`: no KA branch, window attention on all channels. `identity`:
             the branch returns its input. `learned`: weights. `reweighted`: weights times a gate per sample and
             window. `pooled`: each window of the input, pooled to k×k, per sample.
+        n_windows: kernels of the window set: one per quadrant, or a single one (an ordinary convolution).
+        size: taps k a side, odd.
+        layernorm: the KA branch sees LN1's output, as window attention does; else the layer's input as it is.
         normal_init: learned kernels start from N(0, 1) instead of PyTorch's convolution init.
         sa: self-attention over kernel taps, and over which set: the window kernels, or these joined with the global
             kernel (in that order). `scrambled`: as global+windows, with the axes traded that KAv8 traded.
+        sa_among: what attends to what: the taps of a filter's kernels, the input channels of each head, or both.
         se: squeeze-and-excitation of the window kernels, one module for all windows or one each.
         widen: how pooled kernels (no output axis) get one, after SA and SE.
         global_from: global kernel made from the raw (or reweighted) window kernels, or from those after SA.
@@ -47,25 +53,33 @@ class Variant:
         global_se: SE of the global kernel: the shared one, or its own.
         second: what the second convolution runs on: the image with every kernel; each window with its own kernel;
             windows with theirs and the image with the global kernel; the image with the global kernel alone.
+        bias: of the second convolution, where it is a single one on the image (the study has none).
         activation: GELU after the fusion.
         linear: 1×1 mixes that the study built as Linear (they start from N(0, 0.01²)), not as a convolution.
         dead: parts of the study's layer that no output depended on (`DEAD_PARTS`).
+        ours: a row that neither report has, to be compared with the row that it changes.
     """
 
     name: str
     shuffle: Shuffle = "none"
     kernels: Kernels = ""
+    n_windows: int = N_WINDOWS
+    size: int = KERNEL_SIZE
+    layernorm: bool = True
     normal_init: bool = False
     sa: KernelSet = ""
+    sa_among: Among = "taps"
     se: SE = ""
     widen: Widen = ""
     global_from: Global = ""
     global_bias: bool = True
     global_se: GlobalSE = ""
     second: Second = "image"
+    bias: bool = False
     activation: bool = False
     linear: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
+    ours: bool = False
 
     def __post_init__(self) -> None:
         """Refuse combinations that mean nothing, so that a new row fails here and not in training."""
@@ -76,7 +90,18 @@ class Variant:
                     f"variant {self.name}: {field.name}={getattr(self, field.name)!r} is unknown; "
                     f"choose one of {', '.join(map(repr, allowed))}"
                 )
+        single = self.n_windows == 1
         nonsense = {
+            "there are as many windows as quadrants, or one": self.n_windows not in (1, N_WINDOWS),
+            "kernels have an odd number of taps a side": self.size < 1 or self.size % 2 == 0,
+            "a single window kernel is learned and on the image, and has no other to be mixed with": (
+                single
+                and (
+                    self.kernels != "learned" or self.second != "image" or bool(self.sa or self.se or self.global_from)
+                )
+            ),
+            "only a single convolution has a bias (else the fusion's serves all)": self.bias and not single,
+            "there is no SA for `sa_among` to speak of": self.sa_among != "taps" and not self.sa,
             "pooled kernels need `widen`, and only they": (self.kernels == "pooled") != bool(self.widen),
             "SA or SE of a global kernel needs `global_from`": (
                 not self.global_from and (self.sa not in ("", "windows") or bool(self.global_se))
@@ -129,12 +154,13 @@ class Variant:
     @property
     def n_second(self) -> int:
         """Number of kernels the image is convolved with before the fusion."""
-        return N_WINDOWS + bool(self.global_from)
+        return self.n_windows + bool(self.global_from)
 
     @property
     def has_fusion(self) -> bool:
         """Whether results of several second convolutions are fused by a 1×1 convolution."""
-        return self.second in ("image", "windows+image") and self.kernels != "identity"
+        several = self.second == "windows+image" or (self.second == "image" and self.n_second > 1)
+        return several and self.kernels != "identity"
 
 
 def _rows() -> Iterator[Variant]:
@@ -210,6 +236,35 @@ def _rows() -> Iterator[Variant]:
     yield kav18
     yield kav19
 
+    yield from _ours(kav1, kav6, kav7, kav10, kav11)
+
+
+def _ours(kav1: Variant, kav6: Variant, kav7: Variant, kav10: Variant, kav11: Variant) -> Iterator[Variant]:
+    """Rows of our own: each is another row with one part changed."""
+
+    def but(row: Variant, name: str, **part: Any) -> Variant:
+        return replace(row, name=name, dead=(), ours=True, **part)
+
+    # What a folded KA layer is: the control for all of them.
+    conv3x3 = Variant("conv3x3", kernels="learned", n_windows=1, bias=True, ours=True)
+    yield conv3x3
+    yield but(conv3x3, "conv5x5", size=5)
+    # LayerNorm before KA, and the global kernel.
+    yield but(kav11, "kav11_no_ln", layernorm=False)
+    yield but(kav11, "kav11_no_global", global_from="")
+    yield but(kav6, "kav6_global_apart", sa="windows")
+    yield but(kav6, "kav6_global_after", sa="windows", global_from="attended")
+    # The output axis that pooled kernels lack.
+    yield but(kav1, "kav1_outer", widen="outer")
+    yield but(kav1, "kav1_depthwise", widen="depthwise")
+    # Kernel SA among channels, and of larger kernels.
+    yield but(kav10, "kav10_channel_sa", sa_among="channels")
+    yield but(kav10, "kav10_both_sa", sa_among="both")
+    yield but(kav10, "kav10_5x5", size=5)
+    # SE of each window, and of the global kernel.
+    yield but(kav7, "kav7_se_each", se="per window")
+    yield but(kav6, "kav6_no_global_se", global_se="")
+
 
 VARIANTS: dict[str, Variant] = {row.name: row for row in _rows()}
 
@@ -247,11 +302,13 @@ DEAD_PARTS = {
 
 
 def dead_parameters(name: str, dim: int = 48, n_layers: int = 18) -> int:
-    """Parameters of the study's module that no output depended on.
+    """Parameters of the study's module that no output depended on; 0 for rows of our own, which it did not have.
 
     Every SaR block (three layers) also constructed two LayerNorms that no forward used. For kav12 … kav19 the second
     report prints no counts, so their number here is what its modules are known to have held, not a match.
     """
     row = variant(name)
+    if row.ours:
+        return 0
     unused_norms = (n_layers // 3) * 2 * 2 * dim
     return unused_norms + n_layers * sum(DEAD_PARTS[part](dim // 2, N_WINDOWS) for part in row.dead)

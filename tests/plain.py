@@ -28,24 +28,29 @@ def paste(q: list[Tensor]) -> Tensor:
 
 
 def attend(sa: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """Multi-head attention of tokens (t c), by hand."""
-    c = tokens.shape[1]
+    """Multi-head attention of tokens (t c), by hand: among tokens, among the channels of a head, or the sum of both."""
+    t, c = tokens.shape
     q, k, v = (tokens @ sa.qkv.weight.T + sa.qkv.bias).split(c, dim=1)
     heads = []
     for part in torch.arange(c).split(c // 4):
-        weights = torch.softmax(q[:, part] @ k[:, part].T / math.sqrt(c // 4), dim=1)
-        heads.append(weights @ v[:, part])
+        head = torch.zeros(t, c // 4, dtype=tokens.dtype)
+        if sa.among in ("taps", "both"):
+            head = head + torch.softmax(q[:, part] @ k[:, part].T / math.sqrt(c // 4), dim=1) @ v[:, part]
+        if sa.among in ("channels", "both"):
+            head = head + v[:, part] @ torch.softmax(q[:, part].T @ k[:, part] / math.sqrt(t), dim=1).T
+        heads.append(head)
     return torch.cat(heads, dim=1) @ sa.proj.weight.T + sa.proj.bias
 
 
 def self_attention(sa: torch.nn.Module, kernels: list[Tensor]) -> list[Tensor]:
-    """Per output filter, attention over the taps of all kernels (each o i 3 3)."""
-    m, (o, i) = len(kernels), kernels[0].shape[:2]
-    taps = torch.stack([torch.cat([kernel[f].reshape(i, 9).T for kernel in kernels]) for f in range(o)])
+    """Per output filter, attention over the taps of all kernels (each o i k k)."""
+    m, (o, i, k, _) = len(kernels), kernels[0].shape
+    n = k * k
+    taps = torch.stack([torch.cat([kernel[f].reshape(i, n).T for kernel in kernels]) for f in range(o)])
     if sa.scrambled:
-        taps = taps.reshape(m, o, 9, i).transpose(0, 1).reshape(o, m * 9, i)
+        taps = taps.reshape(m, o, n, i).transpose(0, 1).reshape(o, m * n, i)
     taps = torch.stack([attend(sa, tokens) for tokens in taps])
-    return [torch.stack([taps[f, 9 * w : 9 * w + 9].T.reshape(i, 3, 3) for f in range(o)]) for w in range(m)]
+    return [torch.stack([taps[f, n * w : n * w + n].T.reshape(i, k, k) for f in range(o)]) for w in range(m)]
 
 
 def excite(se: torch.nn.Module, group: int, kernel: Tensor) -> Tensor:
@@ -79,6 +84,13 @@ def widened(layer: KernelAttention, kernel: Tensor) -> Tensor:
     if layer.row.widen == "linear":
         taps = kernel[0].reshape(c, 9).T @ part.linear.weight.T + part.linear.bias
         return taps.T.reshape(c, c, 3, 3)
+    if layer.row.widen == "outer":
+        of_output, of_input = (kernel[0].reshape(c, 9).T @ part.descriptors.weight.T + part.descriptors.bias).split(
+            c, 1
+        )
+        return torch.stack([torch.outer(a, b) for a, b in zip(of_output, of_input, strict=True)], 2).reshape(c, c, 3, 3)
+    if layer.row.widen == "depthwise":
+        return torch.stack([kernel[0] * (torch.arange(c) == o).reshape(c, 1, 1) for o in range(c)])
     if layer.row.widen == "repeat+affine":
         kernel = kernel * part.weight.reshape(1, c, 1, 1) + part.bias.reshape(1, c, 1, 1)
     return kernel.repeat(c, 1, 1, 1)
@@ -111,9 +123,11 @@ def second_convolution(layer: KernelAttention, x: Tensor, windows: list[Tensor],
     row = layer.row
     if row.second == "global":
         return F.conv2d(x, glob, padding=1)
+    if row.second == "image" and layer.fusion is None:
+        return F.conv2d(x, windows[0], layer.bias, padding="same")
     if row.second == "image":
         kernels = windows if glob is None else [glob, *windows] if row.global_first else [*windows, glob]
-        results = [F.conv2d(x, kernel, padding=1) for kernel in kernels]
+        results = [F.conv2d(x, kernel, padding="same") for kernel in kernels]
     else:
         pieces = [F.conv2d(window, k, padding=1) for window, k in zip(cut(x), windows, strict=True)]
         results = [paste(pieces)]
