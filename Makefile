@@ -14,11 +14,12 @@ PRESET ?= demo
 DATA ?=
 WEIGHTS ?=
 RUNS ?=
+HOURS ?=
 SEED ?=
 ARGS ?=
 OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT)$(SEED:%=-seed%).ipynb
 
-.PHONY: help setup train test lint verify explore figures bench screenshot lab clean
+.PHONY: help setup train record laptop test lint verify explore figures bench screenshot lab clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +36,15 @@ train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/
 	@mkdir -p $(dir $(OUT))
 	$(BIN)/papermill notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) $(if $(SEED),-p seed $(SEED)) $(if $(DATASET),-p dataset $(DATASET)) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
 	@echo "The executed notebook: $(OUT)"
+
+record laptop: OUT = runs/$@
+CAMPAIGN = $(BIN)/python -m ka.campaign $@ --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+
+record: $(READY) ## train every row on CAVE, or go on (wants a GPU): make record DATA=/path [OUT=runs/record] [HOURS=8] [ARGS=…]
+	$(CAMPAIGN)
+
+laptop: $(READY) ## the same without a GPU, small, half an hour a row: make laptop DATA=/path [OUT=runs/laptop]
+	$(CAMPAIGN)
 
 test: $(READY) lint ## lint, types, tests, notebooks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -9,7 +9,7 @@ one grouped convolution of the repeated image, or, where the study's code was se
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,9 @@ from torch import Tensor, nn
 
 from ka.kernel_attention import KernelAttention
 from ka.psrt import PSRT
-from ka.variants import KERNEL_SIZE, N_WINDOWS, Variant, variant
+from ka.variants import N_WINDOWS, Variant, variant
 
 GRID = math.isqrt(N_WINDOWS)
-TAPS = KERNEL_SIZE**2
-PAD = KERNEL_SIZE // 2
 Map = Float[Tensor, "b c h w"]
 Kernel = Float[Tensor, "s o i u v"]
 Tokens = Float[Tensor, "b h w c"]
@@ -74,14 +72,15 @@ class ReferenceLayer(nn.Module):
             return convolve(x, [_known(glob)], row)
         else:
             results = [convolve(x, join(windows, glob, row), row)]
-        y = pointwise(layer.fusion, torch.cat(results, dim=1))
+        y = torch.cat(results, dim=1)
+        y = pointwise(layer.fusion, y) if row.has_fusion else with_bias(y, layer.bias)
         return F.gelu(y) if row.activation else y
 
 
 def serial(row: Variant) -> bool:
     """Whether the study's code ran a loop over windows, not a grouped convolution: it then had SE modules per window
-    (kav3, kav4), some of which nothing used (kav5, kav6)."""
-    return row.se == "per window" or "window_se" in row.dead
+    (kav3, kav4), some of which nothing used (kav5, kav6). Of rows of our own it had no code: they run as the rest."""
+    return not row.ours and (row.se == "per window" or "window_se" in row.dead)
 
 
 # Kernels: one per window; s = 1, or one for every sample; o = 1 while pooled kernels have no output axis
@@ -90,12 +89,12 @@ def serial(row: Variant) -> bool:
 def kernels(layer: Weights, x: Map) -> tuple[list[Kernel], Kernel | None]:
     """The kernels of the second convolution: (of the windows, global or None)."""
     row = layer.row
-    windows = pool(x) if row.kernels == "pooled" else learned(layer, x)
+    windows = pool(x, row.size) if row.kernels == "pooled" else learned(layer, x)
     glob = make_global(layer.global_kernel, windows) if row.global_from == "raw" else None
     if row.sa == "windows":
-        windows = attend_taps(layer.sa, windows, row)
+        windows = attend(layer.sa, windows, row)
     elif row.sa:
-        windows, glob = part(attend_taps(layer.sa, join(windows, glob, row), row), row)
+        windows, glob = part(attend(layer.sa, join(windows, glob, row), row), row)
     if row.global_from == "attended":
         glob = make_global(layer.global_kernel, windows)
     if row.se and row.global_se == "shared":
@@ -109,14 +108,16 @@ def kernels(layer: Weights, x: Map) -> tuple[list[Kernel], Kernel | None]:
     return windows, glob
 
 
-def pool(x: Map) -> list[Kernel]:
-    """Every window averaged to 3×3: no output axis yet."""
-    return [F.adaptive_avg_pool2d(window, KERNEL_SIZE)[:, None] for window in cut(x)]
+def pool(x: Map, size: int) -> list[Kernel]:
+    """Every window averaged to k×k: no output axis yet."""
+    return [F.adaptive_avg_pool2d(window, size)[:, None] for window in cut(x)]
 
 
 def learned(layer: Weights, x: Map) -> list[Kernel]:
     """The windows' kernels, which the first convolution was run for; kav17 and kav18 gate them by what it gives."""
     weights = list(layer.window_kernels.weight)
+    if len(weights) == 1:  # an ordinary convolution has no windows to look at first
+        return [weight[None] for weight in weights]
     first = convolve_windows(x, weights, layer.row)
     if layer.reweight is None:
         return [weight[None] for weight in weights]
@@ -140,16 +141,22 @@ def part(joined: list[Kernel], row: Variant) -> tuple[list[Kernel], Kernel]:
     return (joined[1:], joined[0]) if row.global_first else (joined[:-1], joined[-1])
 
 
-def attend_taps(sa: Weights, each: list[Kernel], row: Variant) -> list[Kernel]:
-    """Kernel SA: for every filter, attention among the 9 taps of all its kernels."""
-    s, o, c = each[0].shape[:3]
-    taps = torch.stack(each, dim=2).flatten(4).transpose(3, 4)  # s o m 9 i
+def attend(sa: Weights, each: list[Kernel], row: Variant) -> list[Kernel]:
+    """Kernel SA: for every filter, attention among the taps of all its kernels, among the channels of a head, or the
+    sum of both."""
+    (s, o, c), n = each[0].shape[:3], row.size**2
+    taps = torch.stack(each, dim=2).flatten(4).transpose(3, 4)  # s o m n i
     if row.sa == "scrambled":  # KAv8's reshape, without the permutation it needed (audit, point 4)
-        taps = taps.reshape(s, len(each), o, TAPS, c).transpose(1, 2)
-    taps = taps.reshape(s * o, len(each) * TAPS, c)
-    scale, heads = (c // sa.n_heads) ** -0.5, sa.n_heads
-    out = softmax_attention(sa, taps, heads, scale).reshape(s, o, len(each), TAPS, c)
-    return [kernel.transpose(2, 3).reshape(s, o, c, KERNEL_SIZE, KERNEL_SIZE) for kernel in out.unbind(2)]
+        taps = taps.reshape(s, len(each), o, n, c).transpose(1, 2)
+    taps = taps.reshape(s * o, len(each) * n, c)
+    q, k, v = split_heads(sa, taps, sa.n_heads)
+    mixes = []
+    if row.sa_among in ("taps", "both"):
+        mixes.append(mix(q, k, v, (c // sa.n_heads) ** -0.5))
+    if row.sa_among in ("channels", "both"):
+        mixes.append(mix(q.mT, k.mT, v.mT, (len(each) * n) ** -0.5).mT)
+    out = merge_heads(sa, mixes[0] if len(mixes) == 1 else mixes[0] + mixes[1]).reshape(s, o, len(each), n, c)
+    return [kernel.transpose(2, 3).reshape(s, o, c, row.size, row.size) for kernel in out.unbind(2)]
 
 
 def excite(se: Weights, each: list[Kernel]) -> list[Kernel]:
@@ -174,11 +181,16 @@ def make_global(module: Weights, windows: list[Kernel]) -> Kernel:
 
 
 def widen(module: Weights, kernel: Kernel, row: Variant) -> Kernel:
-    """Pooled kernels (s 1 i 3 3) with an output axis."""
-    c = kernel.shape[2]
+    """Pooled kernels (s 1 i k k) with an output axis."""
+    c, taps = kernel.shape[2], kernel[:, 0].flatten(2).transpose(1, 2)
     if row.widen == "linear":
-        taps = F.linear(kernel[:, 0].flatten(2).transpose(1, 2), module.linear.weight, module.linear.bias)
-        return taps.transpose(1, 2).reshape(-1, c, c, KERNEL_SIZE, KERNEL_SIZE)
+        wide = F.linear(taps, module.linear.weight, module.linear.bias)
+        return wide.transpose(1, 2).reshape(-1, c, c, row.size, row.size)
+    if row.widen == "outer":
+        both = F.linear(taps, module.descriptors.weight, module.descriptors.bias).transpose(1, 2)
+        return (both[:, :c, None] * both[:, None, c:]).reshape(-1, c, c, row.size, row.size)
+    if row.widen == "depthwise":
+        return torch.diag_embed(kernel[:, 0].permute(0, 2, 3, 1)).permute(0, 3, 4, 1, 2)
     if row.widen == "repeat+affine":
         kernel = kernel * module.weight[:, None, None] + module.bias[:, None, None]
     return kernel.repeat(1, c, 1, 1, 1)
@@ -191,21 +203,22 @@ def convolve(x: Map, each: list[Kernel], row: Variant) -> Map:
     """The image with every kernel, results side by side on channels."""
     b, c, h, w = x.shape
     if each[0].shape[0] > 1:  # a kernel per sample: samples stand on the channel axis
-        weight = torch.stack(each, dim=1).reshape(-1, c, KERNEL_SIZE, KERNEL_SIZE)
+        weight = torch.stack(each, dim=1).reshape(-1, c, row.size, row.size)
         images = x.repeat(1, len(each), 1, 1).reshape(1, -1, h, w)
-        return F.conv2d(images, weight, padding=PAD, groups=b * len(each)).reshape(b, -1, h, w)
+        return F.conv2d(images, weight, padding=row.size // 2, groups=b * len(each)).reshape(b, -1, h, w)
     if serial(row):
-        return torch.cat([F.conv2d(x, kernel[0], padding=PAD) for kernel in each], dim=1)
+        return torch.cat([F.conv2d(x, kernel[0], padding=row.size // 2) for kernel in each], dim=1)
     weight = torch.cat(each, dim=1)[0]
-    return F.conv2d(x.repeat(1, len(each), 1, 1), weight, padding=PAD, groups=len(each))
+    return F.conv2d(x.repeat(1, len(each), 1, 1), weight, padding=row.size // 2, groups=len(each))
 
 
 def convolve_windows(x: Map, each: list[Float[Tensor, "o i u v"]], row: Variant) -> Map:
     """Every window by its own kernel, padded at its border, results back in place."""
+    pad = row.size // 2
     if serial(row):
-        return paste([F.conv2d(window, kernel, padding=PAD) for window, kernel in zip(cut(x), each, strict=True)])
+        return paste([F.conv2d(window, kernel, padding=pad) for window, kernel in zip(cut(x), each, strict=True)])
     windows = torch.cat(cut(x), dim=1)
-    return paste(F.conv2d(windows, torch.cat(each), padding=PAD, groups=len(each)).chunk(len(each), dim=1))
+    return paste(F.conv2d(windows, torch.cat(each), padding=pad, groups=len(each)).chunk(len(each), dim=1))
 
 
 def cut(x: Map) -> list[Map]:
@@ -222,6 +235,11 @@ def paste(windows: Sequence[Map]) -> Map:
 def pointwise(module: Weights, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h w"]:
     """A 1×1 convolution by the weights of a linear layer."""
     return F.conv2d(x, module.weight[..., None, None], module.bias)
+
+
+def with_bias(y: Map, bias: Float[Tensor, " c"] | None) -> Map:
+    """A bias per channel, if there is one."""
+    return y if bias is None else y + bias[:, None, None]
 
 
 def _known(glob: Kernel | None) -> Kernel:
@@ -259,13 +277,13 @@ class Reference(nn.Module):
         if h % 8 or w % 8:
             x = F.pad(x, (0, -w % 8, 0, -h % 8), mode="replicate")
         x = F.conv2d(x, model.head.weight, model.head.bias, padding=1).permute(0, 2, 3, 1)
-        branches = iter(self.branches)
+        branches = cast(Iterator[ReferenceLayer], iter(self.branches))
         for block in (sar for stage in model.blocks for sar in stage):
             x = x + self.three(block, x, branches)
         x = F.conv2d(x.permute(0, 3, 1, 2), model.tail.weight, model.tail.bias, padding=1)[..., :h, :w]
         return F.leaky_relu(x, 0.2) + up
 
-    def three(self, block: Weights, x: Tokens, branches: Iterator[nn.Module]) -> Tokens:
+    def three(self, block: Weights, x: Tokens, branches: Iterator[ReferenceLayer]) -> Tokens:
         """The layers of a SaR block, with the row's shuffle."""
         kind, size = self.model.row.shuffle, block.window
         for number, layer in enumerate(block.layers):
@@ -281,7 +299,7 @@ class Reference(nn.Module):
 
 def layer_plain(
     layer: Weights,
-    branch: nn.Module | None,
+    branch: "ReferenceLayer | None",
     x: Tokens,
     size: int,
     move: Callable[[Tokens, int], Tokens] | None = None,
@@ -293,7 +311,7 @@ def layer_plain(
     if branch is None:
         x = x + window_attention(layer.attn, y, size, heads=8)
     else:
-        for_attention, for_ka = y.chunk(2, dim=-1)
+        for_attention, for_ka = y.chunk(2, dim=-1)[0], (y if branch.layer.row.layernorm else x).chunk(2, dim=-1)[1]
         ka = branch(for_ka.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x + torch.cat([window_attention(layer.attn, for_attention, size, heads=4), ka], dim=-1)
     y = F.layer_norm(x, x.shape[-1:], layer.norm2.weight, layer.norm2.bias)
@@ -314,11 +332,25 @@ def softmax_attention(
     module: Weights, tokens: Float[Tensor, "n t c"], heads: int, scale: float
 ) -> Float[Tensor, "n t c"]:
     """Multi-head attention among tokens (n t c) as matmul–softmax–matmul, with its output layer."""
+    return merge_heads(module, mix(*split_heads(module, tokens, heads), scale))
+
+
+def split_heads(module: Weights, tokens: Float[Tensor, "n t c"], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of tokens by head, each n heads t c/heads."""
     n, t, c = tokens.shape
     qkv = F.linear(tokens, module.qkv.weight, module.qkv.bias)
     q, k, v = qkv.reshape(n, t, 3, heads, c // heads).permute(2, 0, 3, 1, 4).unbind()
-    out = torch.softmax(q * scale @ k.transpose(-2, -1), dim=-1) @ v
-    return F.linear(out.transpose(1, 2).reshape(n, t, c), module.proj.weight, module.proj.bias)
+    return q, k, v
+
+
+def mix(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Values mixed by softmax weights."""
+    return torch.softmax(q * scale @ k.transpose(-2, -1), dim=-1) @ v
+
+
+def merge_heads(module: Weights, mixed: Float[Tensor, "n heads t d"]) -> Float[Tensor, "n t c"]:
+    """Heads side by side, through the output layer."""
+    return F.linear(mixed.transpose(1, 2).flatten(2), module.proj.weight, module.proj.bias)
 
 
 def shuffle(x: Tokens, size: int) -> Tokens:

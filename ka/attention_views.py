@@ -1,9 +1,9 @@
 """Attention of a model as numbers and figures: which pixels a pixel looks at, which kernel taps a tap looks at.
 
 Two attentions are in a model. *Window attention* mixes the w² pixels of a window, in all 18 layers. *Kernel SA* mixes
-the taps of a layer's kernels, in the variants whose row has `sa`. Both are looked at on a `ka.trace.Trace`. Layers,
-heads, filters, rows and columns count from 0 here; in the figures heads and filters count from 1, as windows and
-blocks do.
+the taps of a layer's kernels, in the variants whose row has `sa` (attention among channels, `sa_among`, is not looked
+at here). Both are looked at on a `ka.trace.Trace`. Layers, heads, filters, rows and columns count from 0 here; in the
+figures heads and filters count from 1, as windows and blocks do.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from ka.kernel_attention import KernelAttention, KernelSA
 from ka.plots import STYLE
 from ka.psrt import LAYERS
 from ka.trace import Seen, Trace
-from ka.variants import KERNEL_SIZE, N_WINDOWS, VARIANTS, Variant
+from ka.variants import N_WINDOWS, VARIANTS, Variant
 
 Picture = Float[np.ndarray, "h w 3"]
 
@@ -221,24 +221,31 @@ class KernelWeights:
             else:  # (filter, kernel) in memory, read as (kernel, filter)
                 held = [divmod(m * n_filters + filter, len(names)) for m in range(len(names))]
                 names = [f"{names[m]} of filter {f + 1}" for f, m in held]
-        return tuple(Tap(name, u, v) for name in names for u in range(KERNEL_SIZE) for v in range(KERNEL_SIZE))
+        side = range(self.row.size)
+        return tuple(Tap(name, u, v) for name in names for u in side for v in side)
+
+
+def among_taps(row: Variant) -> bool:
+    """Whether a variant has attention among kernel taps."""
+    return bool(row.sa) and row.sa_among != "channels"
 
 
 @torch.no_grad()
 def kernel_sa(trace: Trace, layer_index: int) -> KernelWeights:
-    """The weights of a layer's kernel SA, softmax(q kᵀ / √d), d = channels of a head.
+    """The weights of a layer's kernel SA among taps, softmax(q kᵀ / √d), d = channels of a head.
 
     Args:
         trace: the pass of a variant with kernel SA. Only where kernels are pooled do the weights depend on the image.
         layer_index: 0 … 17 (`ka.psrt.LAYERS` names them).
 
     Raises:
-        KAError: no such layer, a variant without kernel SA, or a folded model.
+        KAError: no such layer, a variant without kernel SA among taps, or a folded model.
     """
     seen, row = _layer(trace, layer_index), trace.model.row
-    if not row.sa:
-        able = [name for name, other in VARIANTS.items() if other.sa]
-        raise KAError(f"{row.name} has no kernel SA; choose a model of one of {', '.join(able)}")
+    if not among_taps(row):
+        lacks = "kernel SA among channels, not among taps" if row.sa else "no kernel SA"
+        able = [name for name, other in VARIANTS.items() if among_taps(other)]
+        raise KAError(f"{row.name} has {lacks}; choose a model of one of {', '.join(able)}")
     if not isinstance(seen.layer.ka, KernelAttention):
         raise KAError(f"this {row.name} is folded and has no kernel SA any more; trace the model before `fold`")
     sa = seen.layer.ka.sa
@@ -439,7 +446,7 @@ def kernel_sa_map(
 ) -> Figure:
     """Which kernel taps a tap looks at (a row each), mean over filters and heads or of one.
 
-    Left: taps × taps, cut by lines into kernels (9 taps each, row-major in 3×3). Right: every head. One colour scale
+    Left: taps × taps, cut by lines into kernels (k² taps each, row-major in k×k). Right: every head. One colour scale
     from 0; a line in its bar marks uniform weights.
 
     Args:
@@ -471,8 +478,9 @@ def kernel_sa_map(
         )
         main.imshow(shown, norm=norm, cmap="viridis")
         main.set_title(f"mean of {n_heads} heads" if head is None else f"head {head + 1}")
-        size = KERNEL_SIZE**2
-        names = [label.kernel.replace(" → ", "\n→ ").replace(" of ", "\nof ") for label in labels[::size]]
+        kernels = list(dict.fromkeys(label.kernel for label in labels))
+        size = n // len(kernels)
+        names = [kernel.replace(" → ", "\n→ ").replace(" of ", "\nof ") for kernel in kernels]
         middles = [m * size + (size - 1) / 2 for m in range(len(names))]
         main.set_xticks(middles, names, fontsize=8)
         main.set_yticks(middles, names, fontsize=8)

@@ -337,22 +337,22 @@ def token_sets(name: str, c: int = 24) -> Int[np.ndarray, "sets taps three"]:
         channel, tap.
 
     Raises:
-        KAError: the variant has no SA.
+        KAError: the variant has no SA among taps.
     """
     row = variant(name)
-    if not row.sa:
+    if not row.sa or row.sa_among == "channels":
         raise KAError(
-            f"{name} has no self-attention over kernels; choose a variant with SA (kav8, kav8_as_run, kav7 …)"
+            f"{name} has no self-attention over kernel taps; choose a variant with SA (kav8, kav8_as_run, kav7 …)"
         )
-    m = N_WINDOWS + (row.sa != "windows")
+    m, k = N_WINDOWS + (row.sa != "windows"), row.size
     with seeded(0):  # the weights do not matter
         sa = KernelSA(c, row)
-    tags = torch.arange(m * c * TAPS, dtype=torch.float32).reshape(1, m, c, 1, KERNEL_SIZE, KERNEL_SIZE)
+    tags = torch.arange(m * c * k * k, dtype=torch.float32).reshape(1, m, c, 1, k, k)
     caught: list[Tensor] = []
     sa.qkv.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
     sa(tags.expand(-1, -1, -1, c, -1, -1))
     seen = caught[0][0, ..., 0].long().numpy()
-    return np.stack(np.unravel_index(seen, (m, c, TAPS)), axis=-1)
+    return np.stack(np.unravel_index(seen, (m, c, k * k)), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -458,8 +458,8 @@ def branches(names: Sequence[str], c: int = 24, size: int = 32, seed: int = 0) -
     x = random_maps(c, size, seed=seed)
     for name in names:
         kernels, _ = random_layer(name, c, seed).kernels(x)
-        outputs = torch.cat([convolve(x, kernels[:, m]) for m in range(N_WINDOWS)])
-        singular = torch.linalg.svdvals(outputs.reshape(N_WINDOWS * c, -1)).numpy()
+        outputs = torch.cat([convolve(x, kernel) for kernel in kernels.unbind(1)])
+        singular = torch.linalg.svdvals(outputs.flatten(0, 1).flatten(1)).numpy()
         spread = (outputs.amax(1) - outputs.amin(1)).max() / outputs.abs().max()
         with seeded(seed):
             params = parameter_count(name).reported
@@ -496,8 +496,8 @@ class Adaptivity:
 
 
 def ka_variants() -> list[str]:
-    """Variants with kernels."""
-    return [name for name, row in VARIANTS.items() if row.has_ka and row.kernels != "identity"]
+    """Variants of the study and of the second report with kernels."""
+    return [name for name, row in VARIANTS.items() if row.has_ka and row.kernels != "identity" and not row.ours]
 
 
 @torch.no_grad()
@@ -801,7 +801,8 @@ def noise(draws: int = 100_000, seed: int = 0) -> Noise:
 
 #: Rows of the study's own table; the others are of the later report.
 STUDY_ROWS = tuple(name for name, row in REPORTED.items() if row.params is not None)
-_PARTS = tuple(field.name for field in fields(Variant) if field.name not in ("name", "linear", "dead", "global_bias"))
+_NO_PARTS = ("name", "linear", "dead", "global_bias", "ours")
+_PARTS = tuple(field.name for field in fields(Variant) if field.name not in _NO_PARTS)
 
 
 def parts_apart(one: str, other: str) -> list[str]:

@@ -55,7 +55,8 @@ def load_checkpoint(source: str | Path | StateDict, variant: str | None = None) 
         source: a run folder of ours (its best weights), a `.safetensors` file of ours, a `.pth.tar` file of the
             published PSRT or of the study (keys with or without a `model.` prefix), or a state dict of any of these.
         variant: the variant; None to read it off the file. The study's files do not always tell (KAv7 and KAv10 hold
-            the same weights): then the message lists those that fit.
+            the same weights): then the message lists those that fit. Rows of our own (`Variant.ours`) are never among
+            the study's.
 
     Dim and bands are read off the weights. Float64 weights give a float64 model, any other dtype a float32 one. The
     study's dead weights are left out by name.
@@ -196,13 +197,18 @@ def _only(fitting: list[str], where: str) -> str:
 def _translate(state: StateDict, name: str | None, where: str) -> tuple[dict[str, Tensor], str]:
     """The study's or the published names → ours, and the variant."""
     if name is not None:
+        if variant(name).ours:
+            raise KAError(
+                f"{where} lacks head.weight, so it is not this workbook's, and others never had {name}; "
+                "name their variant"
+            )
         return study_keys(state, variant(name), where), name
     is_ka = any(".KernelAttention." in key for key in state)
     if not is_ka and not any(re.search(r"layers\.\d\.layers\.\d\.norm[23]\.", key) for key in state):
         return study_keys(state, variant("psrt"), where), "psrt"  # only the study's SaR blocks hold spare norms
     translated = {}
     for row in VARIANTS.values():
-        if row.has_ka == is_ka and row.shuffle != "aligned" and _holds_dead(state, row):
+        if not row.ours and row.has_ka == is_ka and row.shuffle != "aligned" and _holds_dead(state, row):
             try:
                 ours = study_keys(state, row, where)
             except KAError:

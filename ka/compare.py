@@ -80,11 +80,24 @@ def seed_noise(
         rest = blocks - blocks.mean(1, keepdims=True) - blocks.mean(0) + blocks.mean()
         freedom = (blocks.shape[0] - 1) * (blocks.shape[1] - 1)
         return SeedNoise(2 * float((rest**2).sum()) / freedom / blocks.shape[1], freedom)
-    freedom = sum(len(mean) - 1 for mean in means.values())
+    return contrast_noise({name: 1, baseline: -1}, values)
+
+
+def contrast_noise(weights: Mapping[str, float], values: Mapping[str, Values]) -> SeedNoise:
+    """How far seeds move Σ weight · (mean of a model), judged from all models that have several.
+
+    Seeds are taken as independent between models; where a seed moves all models alike, this is too wide.
+
+    Args:
+        weights: model → its weight; the models have values.
+        values: model → one metric, seeds × scenes; those with undefined values are left out.
+    """
+    means = [found.mean(1) for found in values.values() if found.size and np.isfinite(found).all()]
+    freedom = sum(len(mean) - 1 for mean in means)
     if not freedom:
         return SeedNoise()
-    within = sum(float(((mean - mean.mean()) ** 2).sum()) for mean in means.values()) / freedom
-    return SeedNoise(within * (1 / len(seeds[name]) + 1 / len(seeds[baseline])), freedom)
+    within = sum(float(((mean - mean.mean()) ** 2).sum()) for mean in means) / freedom
+    return SeedNoise(within * sum(weight**2 / len(values[name]) for name, weight in weights.items()), freedom)
 
 
 def difference(ours: Values, theirs: Values, noise: SeedNoise, alpha: float, draws: int = 20_000) -> Difference:

@@ -7,6 +7,7 @@ import importlib.metadata
 import math
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +54,9 @@ _ZH = {
     "its kernels differ from image to image (axis b)": "卷积核随输入图像而变（有 b 维）",
     "as run, it returns its input": "实际运行：直接返回输入",
     "no KA branch: window attention on all {dim} channels": "无 KA 分支：全部 {dim} 个通道做窗口注意力",
+    "its kernel is the same for every image": "卷积核与输入图像无关",
     "input, after LN1": "输入（LN1 之后）",
+    "input, without LN1": "输入（不经 LN1）",
     "output": "输出",
     "part of this variant": "该变体有的部分",
     "part it lacks": "该变体没有的部分",
@@ -61,9 +64,12 @@ _ZH = {
     "kernels": "卷积核",
     "right: live parameters": "框内右侧：有效参数",
     "window kernels": "窗口卷积核",
+    "kernel": "卷积核",
     "no window kernels": "无窗口卷积核",
     "learned, default start": "可学习，默认初始化",
     "learned, start N(0, 1)": "可学习，初始化 N(0, 1)",
+    "{k}×{k}, learned, default start": "{k}×{k}，可学习，默认初始化",
+    "{k}×{k}, learned, start N(0, 1)": "{k}×{k}，可学习，初始化 N(0, 1)",
     "each window pooled to {k}×{k}": "每个窗口池化为 {k}×{k}",
     "reweighting": "重加权",
     "no reweighting": "无重加权",
@@ -76,11 +82,14 @@ _ZH = {
     "1×1, {wide} → {c}, no bias": "1×1，{wide} → {c}，无偏置",
     "kernel SA, {heads} heads": "卷积核自注意力，{heads} 头",
     "no kernel SA": "无自注意力",
-    "{taps} taps × {c}, per filter": "每个滤波器 {taps} 个点 × {c}",
-    "{taps} taps × {c}, per sample": "每个样本 {taps} 个点 × {c}",
-    "{taps} taps × {c}, per filter, over [windows, global]": "每个滤波器 {taps} 个点 × {c}，[窗口核, 全局核]",
-    "{taps} taps × {c}, per filter, over [global, windows]": "每个滤波器 {taps} 个点 × {c}，[全局核, 窗口核]",
-    "{taps} taps × {c}; filters and windows trade places": "{taps} 个点 × {c}；滤波器与窗口两维被调换",
+    "{taps} taps × {c}": "{taps} 个点 × {c}",
+    "{d} channels × {taps}": "{d} 个通道 × {taps}",
+    "{taps} taps × {c} + {d} channels × {taps}": "{taps} 个点 × {c} + {d} 个通道 × {taps}",
+    "{tokens}, per filter": "每个滤波器 {tokens}",
+    "{tokens}, per sample": "每个样本 {tokens}",
+    "{tokens}, per filter, over [windows, global]": "每个滤波器 {tokens}，[窗口核, 全局核]",
+    "{tokens}, per filter, over [global, windows]": "每个滤波器 {tokens}，[全局核, 窗口核]",
+    "{tokens}; filters and windows trade places": "{tokens}；滤波器与窗口两维被调换",
     "SE, shared": "SE，参数共享",
     "SE, one per window": "SE，每窗口一个",
     "SE, shared by windows and global": "SE，窗口核与全局核共享参数",
@@ -92,6 +101,8 @@ _ZH = {
     "linear per tap, {c} → {c} × {c}": "逐点线性，{c} → {c} × {c}",
     "repeated {c}×": "重复 {c} 次",
     "repeated {c}×, scale and shift": "重复 {c} 次，再缩放、平移",
+    "outer product, 2 × ({c} → {c})": "外积，2 × ({c} → {c})",
+    "output i sees input i alone": "输出 i 只看输入 i",
     "2nd conv on windows": "第二次卷积：卷窗口",
     "no 2nd conv on windows": "不卷窗口",
     "each window by its own kernel": "每个窗口用自己的卷积核",
@@ -101,6 +112,9 @@ _ZH = {
     "by window kernels": "用窗口卷积核",
     "by each of {n} window kernels": "用 {n} 个窗口卷积核分别卷",
     "by the global kernel": "用全局卷积核",
+    "conv on image": "卷积：卷全图",
+    "bias": "有偏置",
+    "no bias": "无偏置",
     "fusion": "融合",
     "no fusion": "无融合",
     "concatenate, 1×1, {wide} → {c}, bias": "通道拼接，1×1，{wide} → {c}，有偏置",
@@ -122,14 +136,21 @@ _ZH = {
     "mis-\naligned": "错位",
     "learned": "可学习",
     "learned\nN(0, 1)": "可学习\nN(0, 1)",
+    "learned,\n{k}×{k}": "可学习\n{k}×{k}",
+    "N(0, 1),\n{k}×{k}": "N(0, 1)\n{k}×{k}",
+    "pooled,\n{k}×{k}": "池化\n{k}×{k}",
+    "learned,\none {k}×{k}": "可学习\n1 个 {k}×{k}",
+    "N(0, 1),\none {k}×{k}": "N(0, 1)\n1 个 {k}×{k}",
     "pooled": "池化",
     "gate per\nsample": "逐样本\n加权",
-    "bias": "有偏置",
-    "no bias": "无偏置",
     "windows": "窗口核",
     "windows,\nglobal": "窗口核\n全局核",
     "global,\nwindows": "全局核\n窗口核",
     "axes\ntraded": "维度\n调换",
+    "{kernels},\nchannels": "{kernels}\n通道",
+    "{kernels},\ntaps+ch.": "{kernels}\n点+通道",
+    "all": "全部核",
+    "traded": "调换",
     "shared": "共享",
     "shared,\nall {m}": "共享\n{m} 个核",
     "shared,\nwindows": "共享\n仅窗口核",
@@ -140,10 +161,20 @@ _ZH = {
     "linear\nc → c²": "线性\nc → c²",
     "repeat": "重复",
     "repeat,\naffine": "重复,\n仿射",
+    "outer\nproduct": "外积",
+    "depth-\nwise": "逐通道",
     "image,\n{m} kernels": "卷全图\n{m} 个核",
     "windows\nonly": "卷窗口",
     "windows,\nimage": "卷窗口,\n卷全图",
     "image,\nby global": "卷全图\n全局核",
+    "image,\nbias": "卷全图\n有偏置",
+    "image,\nno bias": "卷全图\n无偏置",
+    "no LN1,\n{m} kernels": "不经 LN1\n{m} 个核",
+    "no LN1,\nwindows": "不经 LN1\n卷窗口",
+    "no LN1,\nwin., im.": "不经 LN1\n窗口, 全图",
+    "no LN1,\nby global": "不经 LN1\n全局核",
+    "no LN1,\nbias": "不经 LN1\n有偏置",
+    "no LN1,\nno bias": "不经 LN1\n无偏置",
     "identity": "恒等",
     "no KA": "无 KA",
     # The backbone.
@@ -254,20 +285,22 @@ class Part:
     shape: dict[str, str]
 
 
-def shape(axes: str, dim: int, n_bands: int = 31, n_msi: int = 3) -> str:
+def shape(
+    axes: str, dim: int, n_bands: int = 31, n_msi: int = 3, n_windows: int = N_WINDOWS, size: int = KERNEL_SIZE
+) -> str:
     """A shape as `axes = sizes`: shape("n c c k k", 48) is "n c c k k = 4·24·24·3·3".
 
     Letters: b samples, n windows, c = dim/2 channels of the KA branch, C = dim, k taps a side, s bands of the LR-HSI,
     m bands of the HR-MSI, h and w pixels; "n·c" multiplies, "s+m" adds. b, h and w stay letters: they are the image's.
     """
-    letters = {"n": N_WINDOWS, "c": dim // 2, "C": dim, "k": KERNEL_SIZE, "s": n_bands, "m": n_msi}
+    letters = {"n": n_windows, "c": dim // 2, "C": dim, "k": size, "s": n_bands, "m": n_msi}
 
-    def size(axis: str) -> str:
+    def extent(axis: str) -> str:
         if axis in "bhw":
             return axis
         return str(sum(math.prod(letters[letter] for letter in term.split("·")) for term in axis.split("+")))
 
-    return f"{axes} = {'·'.join(size(axis) for axis in axes.split())}"
+    return f"{axes} = {'·'.join(extent(axis) for axis in axes.split())}"
 
 
 def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]:
@@ -284,7 +317,8 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
         KAError: unknown language, or a `dim` that cannot be built.
     """
     say = Words(language)
-    c, n, k = dim // 2, N_WINDOWS, KERNEL_SIZE
+    c, n, k = dim // 2, row.n_windows, row.size
+    single = n == 1
     runs = row.kernels not in ("", "identity")
     module = _layer_module(row, dim) if runs else None
     has_sa, has_global = runs and bool(row.sa), runs and bool(row.global_from)
@@ -312,23 +346,23 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
             return Part(slot, lane, False, absent, why, "", 0, {})
         return Part(slot, lane, True, title, detail, short, _parameters(module, made_by), shapes or {})
 
+    sizes = partial(shape, dim=dim, n_windows=n, size=k)
     batch = "b " if row.adaptive else ""
-    raw = shape("b n c k k" if row.kernels == "pooled" else batch + "n c c k k", dim)
-    first = shape("b n c k k" if row.kernels == "pooled" else "n c c k k", dim)
-    wide = shape(batch + "n c c k k", dim)
-    glob = shape(batch + "c c k k", dim)
-    image = shape("b c h w", dim)
+    all_kernels = "c c k k" if single else "n c c k k"
+    raw = sizes("b n c k k" if row.kernels == "pooled" else batch + all_kernels)
+    first = sizes("b n c k k" if row.kernels == "pooled" else all_kernels)
+    wide = sizes(batch + all_kernels)
+    glob = sizes(batch + "c c k k")
+    image = sizes("b c h w")
 
-    pooled = row.kernels == "pooled"
-    start = "learned, start N(0, 1)" if row.normal_init else "learned, default start"
     parts = [
         part(
             "window kernels",
             "windows",
             runs,
-            say("window kernels"),
-            say("each window pooled to {k}×{k}", k=k) if pooled else say(start),
-            say("pooled" if pooled else "learned\nN(0, 1)" if row.normal_init else "learned"),
+            say("kernel" if single else "window kernels"),
+            say(_start(row), k=k),
+            say(_start_short(row), k=k),
             say("no window kernels"),
             made_by="window_kernels",
             shapes={"windows": first},
@@ -361,13 +395,20 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
             shapes={"global": glob},
         )
 
-    sa_of = {
-        "windows": ("{taps} taps × {c}, per sample" if pooled else "{taps} taps × {c}, per filter", "windows"),
-        "windows+global": ("{taps} taps × {c}, per filter, over [windows, global]", "windows,\nglobal"),
-        "global+windows": ("{taps} taps × {c}, per filter, over [global, windows]", "global,\nwindows"),
-        "scrambled": ("{taps} taps × {c}; filters and windows trade places", "axes\ntraded"),
-    }
-    detail, short = sa_of[row.sa or "windows"]
+    tokens = {
+        "taps": "{taps} taps × {c}",
+        "channels": "{d} channels × {taps}",
+        "both": "{taps} taps × {c} + {d} channels × {taps}",
+    }[row.sa_among]
+    per_set = {
+        "windows": "{tokens}, per sample" if row.kernels == "pooled" else "{tokens}, per filter",
+        "windows+global": "{tokens}, per filter, over [windows, global]",
+        "global+windows": "{tokens}, per filter, over [global, windows]",
+        "scrambled": "{tokens}; filters and windows trade places",
+    }[row.sa or "windows"]
+    if row.sa_among == "both" and not joint_sa:
+        per_set = "{tokens}"  # there is no room for more in one lane
+    in_set = say(tokens, taps=(n + joint_sa) * k * k, c=c, d=c // KernelSA.n_heads)
     no_sa = say("no kernel SA")
     parts += [
         global_kernel("global kernel, raw", "raw", "before SA"),
@@ -376,8 +417,8 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
             "both" if joint_sa else "windows",
             has_sa,
             say("kernel SA, {heads} heads", heads=KernelSA.n_heads),
-            say(detail, taps=(n + joint_sa) * k * k, c=c),
-            say(short),
+            per_set.format(tokens=in_set) if per_set == "{tokens}" else say(per_set, tokens=in_set),
+            _sa_short(row, say),
             no_sa,
             made_by="sa",
             shapes={"windows": raw, "global": glob} if joint_sa else {"windows": raw},
@@ -398,8 +439,20 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
         "linear": ("linear per tap, {c} → {c} × {c}", "linear\nc → c²"),
         "repeat": ("repeated {c}×", "repeat"),
         "repeat+affine": ("repeated {c}×, scale and shift", "repeat,\naffine"),
+        "outer": ("outer product, 2 × ({c} → {c})", "outer\nproduct"),
+        "depthwise": ("output i sees input i alone", "depth-\nwise"),
     }
     detail, short_width = widths[row.widen or "linear"]
+    has_bias = "bias" if row.bias else "no bias"
+    seconds = {
+        "windows": ("windows\nonly", "no LN1,\nwindows"),
+        "windows+image": ("windows,\nimage", "no LN1,\nwin., im."),
+        "global": ("image,\nby global", "no LN1,\nby global"),
+        "image": (f"image,\n{has_bias}", f"no LN1,\n{has_bias}")
+        if single
+        else ("image,\n{m} kernels", "no LN1,\n{m} kernels"),
+    }
+    second = say(seconds[row.second][not row.layernorm], m=row.n_second)
     parts += [
         part(
             "SE",
@@ -446,7 +499,7 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
             on_windows,
             say("2nd conv on windows"),
             say("each window by its own kernel"),
-            say("windows,\nimage" if row.second == "windows+image" else "windows\nonly"),
+            second,
             say("no 2nd conv on windows"),
             shapes={"windows": image},
         ),
@@ -454,12 +507,13 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
             "second convolution",
             "windows",
             on_image,
-            say("2nd conv on image"),
-            say("by each of {n} window kernels", n=n),
-            say("image,\n{m} kernels", m=row.n_second),
+            say("conv on image" if single else "2nd conv on image"),
+            say(has_bias) if single else say("by each of {n} window kernels", n=n),
+            second,
             say("no 2nd conv on image"),
             say("by window kernels"),
-            shapes={"windows": shape("b n·c h w", dim)},
+            made_by="bias",
+            shapes={"windows": image if single else sizes("b n·c h w")},
         ),
         part(
             "second convolution",
@@ -467,7 +521,7 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
             has_global,
             say("2nd conv on image"),
             say("by the global kernel"),
-            say("image,\nby global") if row.second == "global" else "",
+            second if row.second == "global" else "",
             say("no 2nd conv"),
             say("by the global kernel"),
             shapes={"global": image},
@@ -488,6 +542,39 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
     return tuple(parts)
 
 
+def _start(row: Variant) -> str:
+    """Where kernels come from, and their size where a reader would not guess it."""
+    if row.kernels == "pooled":
+        return "each window pooled to {k}×{k}"
+    start = "learned, start N(0, 1)" if row.normal_init else "learned, default start"
+    return "{k}×{k}, " + start if _unusual(row) else start
+
+
+def _start_short(row: Variant) -> str:
+    """The same for the overview."""
+    if not _unusual(row):
+        return "pooled" if row.kernels == "pooled" else "learned\nN(0, 1)" if row.normal_init else "learned"
+    start = "pooled" if row.kernels == "pooled" else "N(0, 1)" if row.normal_init else "learned"
+    return start + (",\none {k}×{k}" if row.n_windows == 1 else ",\n{k}×{k}")
+
+
+def _unusual(row: Variant) -> bool:
+    return (row.n_windows, row.size) != (N_WINDOWS, KERNEL_SIZE)
+
+
+def _sa_short(row: Variant, say: Words) -> str:
+    """The set of kernels, and what attends to what if that is not the taps alone."""
+    if row.sa_among == "taps":
+        shorts = {
+            "windows+global": "windows,\nglobal",
+            "global+windows": "global,\nwindows",
+            "scrambled": "axes\ntraded",
+        }
+        return say(shorts.get(row.sa, "windows"))
+    kernels = say({"windows": "windows", "scrambled": "traded"}.get(row.sa, "all"))
+    return say("{kernels},\nchannels" if row.sa_among == "channels" else "{kernels},\ntaps+ch.", kernels=kernels)
+
+
 def _layer_module(row: Variant, dim: int) -> KernelAttention:
     """The real layer, whose parts are counted; the caller's random numbers are left as they were."""
     with torch.random.fork_rng(devices=[]):
@@ -502,4 +589,6 @@ def fresh_model(row: Variant, dim: int, n_bands: int = 31, n_msi: int = 3) -> PS
 
 def _parameters(module: torch.nn.Module | None, name: str) -> int:
     part = getattr(module, name) if name else None
+    if isinstance(part, torch.Tensor):
+        return part.numel()
     return 0 if part is None else count_parameters(part)

@@ -30,7 +30,7 @@ from ka.variants import VARIANTS, Variant, variant
 #: The study's eleven.
 STUDY = tuple(f"kav{i}" for i in range(1, 12))
 
-ONE_COLUMN, TWO_COLUMNS = 3.46, 7.16  # inches
+ONE_COLUMN, TWO_COLUMNS, PAGE = 3.46, 7.16, 9.45  # inches: two widths, the height of a page
 
 _TITLE, _TEXT = 6.8, 6.2  # pt
 _LINE = 0.132  # inches from one line of a box to the next
@@ -286,6 +286,8 @@ def _draw_layer(sheet: _Sheet, row: Variant, dim: int, x: float, y: float) -> No
         note = say("as run, it returns its input")
     elif row.adaptive:
         note = say("its kernels differ from image to image (axis b)")
+    elif row.n_windows == 1:
+        note = say("its kernel is the same for every image")
     else:
         note = say("its kernels are the same for every image")
     head = say("{name}: Kernel Attention layer, c = {c}", name=row.name, c=c)
@@ -300,7 +302,7 @@ def _draw_layer(sheet: _Sheet, row: Variant, dim: int, x: float, y: float) -> No
     placed, end = _place(parts, x, first)
     out = end + _GAP
     image = shape("b c h w", dim)
-    for name, at in (("input, after LN1", top), ("output", out)):
+    for name, at in (("input, after LN1" if row.layernorm else "input, without LN1", top), ("output", out)):
         sheet.box(f"{row.name}.{name}", state, x + 0.04, x + _RIGHT[1], at, _END, _WHITE, say(name), number=image)
     _legend(sheet, row.name, x + _RIGHT[0] + 0.02, top + _END + 0.1)
     for spot in placed:
@@ -374,7 +376,8 @@ class _Wiring:
         """Kernels down their lanes; those of the windows feed the global kernel from the side."""
         x = self.lane_x("windows")
         feeds = self.present("global kernel, raw", "global kernel, attended")
-        joined = shape("b c n·c k k" if self.row.adaptive else "c n·c k k", self.dim)
+        axes = "b c n·c k k" if self.row.adaptive else "c n·c k k"
+        joined = shape(axes, self.dim, n_windows=self.row.n_windows, size=self.row.size)
         for at in feeds:
             self.sheet.wire([(x, at.middle), (at.left, at.middle)], image=False)
             self.sheet.number(f"{self.row.name}.shape.{at.part.slot}.joined", x + 0.07, at.middle - 0.075, joined)
@@ -706,7 +709,9 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
     rows = [variant(name) for name in names]
     if not rows:
         raise KAError("no variant to draw; give at least one name of ka.VARIANTS")
-    label, count, pitch, cell, head = 0.06 + 0.055 * max(map(len, names)), 0.62, 0.3, 0.25, 0.36
+    label, count, head = 0.06 + 0.055 * max(map(len, names)), 0.62, 0.36
+    pitch = min(0.3, (PAGE - head - 0.06) / len(rows))
+    cell = min(0.25, pitch - 0.025)
     columns = ["shuffle", *SLOTS]
     step = (TWO_COLUMNS - 0.08 - label - count) / len(columns)
     with matplotlib.style.context(STYLE):

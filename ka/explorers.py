@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from ka import attention_views, kernel_views
 from ka.explore import Looker
 from ka.files import KAError
-from ka.kernel_views import GLOBAL, Stage
+from ka.kernel_views import Stage
 from ka.plots import pixels_png, png
 from ka.psrt import LAYERS
 from ka.trace import Trace
@@ -188,7 +188,7 @@ class KernelExplorer(Explorer):
         yield "image", images
         yield "beside", [image for image in images if image != values["image"]] or images
         yield "layer", range(1, len(LAYERS) + 1)
-        yield "kernel", [ALL, *kernel_views.WINDOWS, *([GLOBAL] if model.row.global_from else [])]
+        yield "kernel", [ALL, *kernel_views.kernel_labels(model.row)]
         yield "colours", [False, True]
         for name in ("output", "input"):
             yield name, range(1, model.dim // 2 + 1)
@@ -279,7 +279,7 @@ class AttentionExplorer(Explorer):
         yield "image", self.look.images_for(model)
         yield "layer", range(1, len(LAYERS) + 1)
         yield "head", [EACH, *range(1, model.layers()[0].attn.heads + 1)]
-        n_filters = model.dim // 2 if model.row.sa and model.row.kernels != "pooled" else 1
+        n_filters = model.dim // 2 if attention_views.among_taps(model.row) and model.row.kernels != "pooled" else 1
         yield "filter", [EACH, *range(1, n_filters + 1)]
         h, w, _ = self.look.views[values["image"]].picture.shape
         yield "row", range(h)
@@ -324,7 +324,7 @@ class AttentionExplorer(Explorer):
         self, trace: Trace, layer: int, head: int | None, filter: int | None, model: str, **_: Any
     ) -> Figure:
         found = attention_views.kernel_sa(trace, layer)
-        title = f"kernel SA, {model}, {LAYERS[layer]}"
+        title = f"{_sa_title(trace)}, {model}, {LAYERS[layer]}"
         return attention_views.kernel_sa_map(found.weights, found.taps(filter), head, filter, title)
 
     def _entropy(self, trace: Trace, **_: Any) -> Figure:
@@ -332,7 +332,11 @@ class AttentionExplorer(Explorer):
 
     def _sa_entropy(self, trace: Trace, **_: Any) -> Figure:
         found = [attention_views.kernel_sa(trace, layer).entropy for layer in range(len(LAYERS))]
-        return attention_views.entropy_map(np.stack(found), title="kernel SA")
+        return attention_views.entropy_map(np.stack(found), title=_sa_title(trace))
+
+
+def _sa_title(trace: Trace) -> str:
+    return "kernel SA" if trace.model.row.sa_among == "taps" else "kernel SA among taps"
 
 
 def _but(values: Mapping[str, Any], *names: str) -> dict[str, Any]:

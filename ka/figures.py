@@ -1,15 +1,16 @@
-"""All files of figures/, from what is committed: `make figures` (no network, no CAVE, no training).
+"""All files of figures/ and the README's results, from what is committed: `make figures` (no CAVE, no training).
 
 SVG, CSV, Markdown and LaTeX files are the same bytes whenever they are drawn; PNG and PDF files are on one machine.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 
 from matplotlib.figure import Figure
 
-from ka import audit_figures, data, diagrams, plots, report, results, speed, speed_figures
+from ka import audit_figures, data, diagrams, plots, questions, report, results, speed, speed_figures
 from ka.checkpoints import load_checkpoint
 from ka.costs import Costs
 from ka.evaluate import LinearInjection, Method, Network, upsampled
@@ -21,6 +22,10 @@ from ka.simulate import Degradation
 FOLDER = ROOT / "figures"
 STABLE = (".svg", ".csv", ".md", ".tex")
 """Kinds of files whose bytes do not depend on the machine."""
+
+BASELINE = "psrt_noshuffle"
+README = {"README.md": "en", "README.zh.md": "zh"}
+"""Files that show a results table, between two comments, and in which language."""
 
 Encode = Callable[[], bytes]
 
@@ -41,17 +46,38 @@ def _diagrams() -> Iterator[tuple[str, Encode]]:
 def _results() -> Iterator[tuple[str, Encode]]:
     folder = results.results_folder()
     for protocol in results.protocols(folder):
+        found = results.read(folder, protocol)
+        if BASELINE not in {run.config.variant for run in found}:
+            continue  # runs that are there for one question have nothing to be compared with
         table = cache(partial(_table, protocol))
         for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
             yield f"results/{protocol}.{kind}", partial(lambda text, table: text(table()).encode(), text, table)
         for name, draw in (("differences", report.forest), ("quality_cost", report.quality_against_cost)):
             drawn = partial(lambda draw, table: draw(table()), draw, table)
             yield from _kinds(f"results/{protocol}_{name}", drawn, ("svg", "pdf", "png"))
+        if protocol in questions.PROTOCOLS:
+            chart = partial(questions.chart, found)
+            yield from _kinds(f"results/{protocol}_questions", chart, ("svg", "pdf", "png"))
 
 
 def _table(protocol: str) -> results.Table:
     folder = results.results_folder()
-    return results.table(results.read(folder, protocol), costs=Costs.read(folder / "bench.json"))
+    return results.table(results.read(folder, protocol), BASELINE, costs=Costs.read(folder / "bench.json"))
+
+
+def readme(name: str) -> str:
+    """The text of a README with its results table as `results/` has it now.
+
+    Raises:
+        KAError: it has not exactly one place for the table.
+    """
+    text = (ROOT / name).read_text(encoding="utf-8")
+    parts = re.split(r"(?<=<!-- laptop: made by make figures -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL)
+    if len(parts) != 2:
+        raise KAError(
+            f"{name}: one pair of comments, <!-- laptop: made by make figures --> and <!-- end -->, is expected"
+        )
+    return report.to_readme(_table("laptop"), README[name]).join(parts)
 
 
 def _speed() -> Iterator[tuple[str, Encode]]:
@@ -93,6 +119,8 @@ def main() -> int:
         for path in FOLDER.rglob("*"):
             if path.is_file() and path.relative_to(FOLDER).as_posix() not in wanted:
                 path.unlink()
+        for name in README:
+            write_bytes(ROOT / name, readme(name).encode())
     except KAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -31,9 +31,10 @@ from ka.kernel_attention import KernelAttention, apply_folded, convolve, fold, q
 from ka.plots import STYLE
 from ka.psrt import LAYERS
 from ka.trace import Trace
-from ka.variants import KERNEL_SIZE, N_WINDOWS
+from ka.variants import N_WINDOWS, Variant
 
 WINDOWS = ("window 1 (top left)", "window 2 (top right)", "window 3 (bottom left)", "window 4 (bottom right)")
+KERNEL = "kernel"  # where there is a single one
 GLOBAL = "global"
 BIAS = "bias"
 
@@ -59,6 +60,12 @@ class Stage:
 # Numbers: the kernels
 
 
+def kernel_labels(row: Variant) -> tuple[str, ...]:
+    """Names of a variant's kernels, once all are made."""
+    windows = (KERNEL,) if row.n_windows == 1 else WINDOWS
+    return (*windows, GLOBAL) if row.global_from else windows
+
+
 def stages_of(trace: Trace, layer: int) -> list[Stage]:
     """The kernels of one layer after each of its parts, in order; the last are those that are convolved with.
 
@@ -67,7 +74,7 @@ def stages_of(trace: Trace, layer: int) -> list[Stage]:
     """
     ka, x = _branch(trace, layer)
     with torch.no_grad():
-        return [_stage(*stage) for stage in ka.stages(x)]
+        return [_stage(ka.row, *stage) for stage in ka.stages(x)]
 
 
 def final_stages(trace: Trace, fused: bool = False) -> list[Stage]:
@@ -110,9 +117,9 @@ def _branch(trace: Trace, layer: int) -> tuple[KernelAttention, Maps]:
     return seen.layer.ka, cast(Maps, seen.ka)
 
 
-def _stage(name: str, windows: Tensor, glob: Tensor | None) -> Stage:
+def _stage(row: Variant, name: str, windows: Tensor, glob: Tensor | None) -> Stage:
     joined = windows if glob is None else torch.cat([windows, glob], dim=1)
-    return Stage(name, _array(joined[0]), WINDOWS if glob is None else (*WINDOWS, GLOBAL))
+    return Stage(name, _array(joined[0]), kernel_labels(row)[: joined.shape[1]])
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -184,12 +191,12 @@ def bank_response(bank: Bank, n: int = 33) -> Float[np.ndarray, "n n"]:
 
 
 def folding(trace: Trace, layer: int) -> list[Stage]:
-    """From the kernels of the second convolution to the folded 3×3 kernel, in three steps.
+    """From the kernels of the second convolution to the folded k×k kernel, in three steps.
 
     "second convolution": the kernels K_m as they are used. "times fusion": F_m·K_m, each with its own columns of the
-    fusion. "folded": their sum, the one convolution that a pixel meets. kav2 and kav3 (kernel of the window) and kav5
-    (global kernel) have no fusion: "folded" alone. kav4 has one folded kernel per window, window plus global: what a
-    pixel meets unless it lies at its window's border.
+    fusion. "folded": their sum, the one convolution that a pixel meets. kav2 and kav3 (kernel of the window), kav5
+    (global kernel) and ordinary convolutions have no fusion: "folded" alone. kav4 has one folded kernel per window,
+    window plus global: what a pixel meets unless it lies at its window's border.
 
     Raises:
         KAError: as `stages_of`.
@@ -211,7 +218,7 @@ def _fused(ka: KernelAttention, x: Maps) -> tuple[tuple[str, ...], Float[Tensor,
     windows, glob = ka.kernels(x)
     if ka.row.second == "global":
         return (GLOBAL,), cast(Tensor, glob)[0]
-    used, labels = (windows, WINDOWS) if glob is None else (torch.cat([windows, glob], dim=1), (*WINDOWS, GLOBAL))
+    used, labels = windows if glob is None else torch.cat([windows, glob], dim=1), kernel_labels(ka.row)
     if ka.fusion is None:
         return labels, used[0]
     weight = ka.fusion.weight
@@ -228,7 +235,8 @@ def _fused(ka: KernelAttention, x: Maps) -> tuple[tuple[str, ...], Float[Tensor,
 
 @torch.no_grad()
 def terms(trace: Trace, layer: int) -> Iterator[tuple[str, Float[Tensor, "1 c h w"]]]:
-    """The layer's output, before a GELU, as a sum: F_m·(K_m ∗ x) for each kernel, and the fusion's bias.
+    """The layer's output, before a GELU, as a sum: F_m·(K_m ∗ x) for each kernel, and the bias (of the fusion, or of an
+    ordinary convolution).
 
     Where the second convolution is on windows, the term of a window is zero outside it.
 
@@ -245,8 +253,9 @@ def terms(trace: Trace, layer: int) -> Iterator[tuple[str, Float[Tensor, "1 c h 
             yield label, unquadrants(pasted)
         else:
             yield label, convolve(x, fused[m : m + 1])
-    if ka.fusion is not None:
-        yield BIAS, repeat(ka.fusion.bias.detach(), "c -> 1 c h w", h=x.shape[-2], w=x.shape[-1])
+    bias = ka.bias if ka.fusion is None else ka.fusion.bias
+    if bias is not None:
+        yield BIAS, repeat(bias.detach(), "c -> 1 c h w", h=x.shape[-2], w=x.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,6 +377,7 @@ class _Mosaic:
         step: from one kernel's left edge to the next one's.
         width: of all.
         height: of all.
+        size: taps a side of each filter.
     """
 
     stages: Sequence[Stage]
@@ -377,6 +387,7 @@ class _Mosaic:
     step: int
     width: int
     height: float
+    size: int
 
     def tops(self) -> list[float]:
         """The largest magnitude in each row."""
@@ -404,7 +415,7 @@ class _Mosaic:
                 y += width * (0.06 if set(stage.labels) - set(stages[i - 1].labels) - {GLOBAL} else 0.015)
             slots.append((y, max(len(whole), least)))
             y += slots[-1][1]
-        return cls(stages, rows, slots, across, step, width, y)
+        return cls(stages, rows, slots, across, step, width, y, stages[0].kernels.shape[-1])
 
 
 def _tiles(bank: Bank, outs: Sequence[int] | None, ins: Sequence[int] | None) -> Float[np.ndarray, "y x"]:
@@ -429,10 +440,10 @@ def _draw_mosaic(figure: Figure, axis: Axes, mosaic: _Mosaic, shared: bool) -> N
     for i, stage in enumerate(mosaic.stages):
         head, foot = mosaic.place(i)
         for x in range(0, len(stage.labels) * mosaic.step, mosaic.step):
-            lines += [[(x + at, head), (x + at, foot)] for at in range(0, mosaic.across + 1, KERNEL_SIZE)]
+            lines += [[(x + at, head), (x + at, foot)] for at in range(0, mosaic.across + 1, mosaic.size)]
             lines += [
                 [(x, head + at), (x + mosaic.across, head + at)]
-                for at in range(0, len(mosaic.rows[i]) + 1, KERNEL_SIZE)
+                for at in range(0, len(mosaic.rows[i]) + 1, mosaic.size)
             ]
     axis.add_collection(
         LineCollection(lines, colors="0.55", linewidths=min(0.35, 12 / mosaic.across), clip_on=False), autolim=False
@@ -494,7 +505,7 @@ def single(stages: Sequence[Stage], out_channel: int, in_channel: int, shared: b
     with matplotlib.style.context(STYLE):
         mosaic = _Mosaic.of(stages, [out_channel], [in_channel])
         left, right, above, below = 1.15, 0.1, 0.68 if title else 0.42, 0.1
-        scale = min((WIDTH - left - right) / mosaic.width, 1.45 / KERNEL_SIZE)
+        scale = min((WIDTH - left - right) / mosaic.width, 1.45 / mosaic.size)
         height = mosaic.height * scale * 0.72 + above + below  # cells as wide as their numbers ask for
         figure = Figure(figsize=(WIDTH, height))
         box = (left / WIDTH, below / height, mosaic.width * scale / WIDTH, 1 - (above + below) / height)
@@ -573,7 +584,7 @@ def _colour(label: str) -> str:
     """A kernel's colour, the same in every figure."""
     if label in WINDOWS:
         return f"C{WINDOWS.index(label)}"
-    return {GLOBAL: "C4", BIAS: "0.6"}.get(label, "C5")
+    return {KERNEL: "C0", GLOBAL: "C4", BIAS: "0.6"}.get(label, "C5")
 
 
 def norm_steps(stages: Sequence[Stage], title: str = "") -> Figure:

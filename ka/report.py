@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ka.compare import Difference
-from ka.files import write_bytes
+from ka.files import KAError, write_bytes
 from ka.metrics import METRICS
 from ka.plots import STYLE, encoded
 from ka.results import SHOWN, Row, Stat, Table
@@ -60,6 +60,31 @@ def to_markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_README = {
+    "en": ("model", "seeds", "Δ PSNR to {baseline} (dB)", "study: PSNR (dB)", "not run"),
+    "zh": ("模型", "种子数", "与 {baseline} 的 PSNR 之差 (dB)", "原研究 PSNR (dB)", "未运行"),
+}
+
+
+def to_readme(table: Table, language: str = "en") -> str:
+    """Quality and the difference in PSNR as one Markdown table, in English (`en`) or Chinese (`zh`).
+
+    Raises:
+        KAError: another language.
+    """
+    if language not in _README:
+        raise KAError(f"language={language!r} is unknown; choose one of {', '.join(_README)}")
+    model, seeds, gap, printed, absent = _README[language]
+    heads = [f"{METRICS[metric].label}{f' ({METRICS[metric].unit})' * bool(METRICS[metric].unit)}" for metric in SHOWN]
+    lines = [[model, seeds, *heads, gap.format(baseline=table.baseline), printed]]
+    lines.append(["---"] * len(lines[0]))
+    for row in table.rows:
+        quality = [cell.text for cell in _quality(row)] if row.stats else [absent, "–", "–"]
+        difference = interval(row.differences["psnr"]) if row.differences else "–"
+        lines.append([f"`{row.name}`", _seeds(row), *quality, difference, _printed(row.printed, "psnr").text])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def to_latex(table: Table) -> str:
     """The same as three LaTeX tables (packages booktabs; UTF-8), the notes under the last."""
     parts = []
@@ -99,7 +124,7 @@ def _parts(table: Table) -> list[tuple[str, list[str], list[list[Cell]]]]:
         for row in table.rows
     ]
     differences = [
-        [Cell(row.name), *(Cell(_interval(row.differences[metric])) for metric in SHOWN), _covers(row)]
+        [Cell(row.name), *(Cell(interval(row.differences[metric])) for metric in SHOWN), _covers(row)]
         for row in table.rows
         if row.differences
     ]
@@ -140,7 +165,8 @@ def _mean(stat: Stat) -> str:
     return f"{stat.mean:.3f}" + ("" if stat.std is None else f" ± {stat.std:.3f}")
 
 
-def _interval(found: Difference) -> str:
+def interval(found: Difference) -> str:
+    """A difference with its interval, as `+0.123 [−0.045, +0.291]`; a dash where there is none."""
     if not math.isfinite(found.value):
         return "undefined"
     ends = "–" if found.low is None or found.high is None else f"[{_signed(found.low)}, {_signed(found.high)}]"

@@ -36,6 +36,7 @@ WEIGHTS = ("best", "last", "average")
 # Where a run lies, how often it is saved and what it runs on do not belong to a protocol; these are not even exported:
 NOT_KEPT = ("run_dir", "data_root", "checkpoint_every")
 FREE = (*NOT_KEPT, "variant", "seed", "device", "deterministic")
+NOTED = ("step", "loss", "psnr", "psnr_average")
 KEPT = ("time", "python", "packages", "commit", "system", "cpu", "cores", "threads", "memory_gib", "gpu")
 
 
@@ -58,6 +59,7 @@ class Result:
         best: step and kind of the weights that validation chose.
         iterations, seconds: length of the run.
         methods: method → its metrics, scene by scene; what is undefined or infinite is NaN.
+        history: what was noted at every validation (step, loss, psnr, psnr_average); empty in older files.
     """
 
     config: Config
@@ -67,6 +69,7 @@ class Result:
     iterations: int
     seconds: float
     methods: Mapping[str, Evaluation]
+    history: Sequence[Mapping[str, float]] = ()
 
     @property
     def name(self) -> str:
@@ -198,6 +201,7 @@ def _record(run: Run) -> dict[str, Any]:
             "environment": {key: starts[-1].get(key) for key in KEPT} | {"starts": len(starts)},
             **{key: metrics[key] for key in ("split", "best", "iterations", "seconds", "parameters")},
             "methods": {name: found["scenes"] for name, found in metrics["methods"].items()},
+            "history": [{key: note[key] for key in NOTED if key in note} for note in run.history()],
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise KAError(
@@ -235,6 +239,7 @@ def _parse(value: Any, where: Path) -> Result:
             iterations=int(value["iterations"]),
             seconds=float(value["seconds"]),
             methods=methods,
+            history=[{key: _number(note[key]) for key in note} for note in value.get("history", [])],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -332,9 +337,9 @@ def table(
     if which not in WEIGHTS:
         raise KAError(f"which={which!r} is unknown; choose one of {', '.join(WEIGHTS)}")
     results = check(results)
-    runs = {name: [result for result in results if result.config.variant == name] for name in VARIANTS}
+    runs = by_variant(results)
     scenes = list(results[0].methods["bicubic"].scenes) if results else []
-    values = {name: _values([result.methods[which] for result in found], scenes) for name, found in runs.items()}
+    values = measured(results, which)
     seeds = {name: tuple(result.config.seed for result in found) for name, found in runs.items()}
     compared = [name for name in VARIANTS if name != baseline and runs[name] and runs[baseline]]
     rows = [
@@ -362,6 +367,25 @@ def table(
         )
     rows = _bold(rows)
     return Table(rows, baseline, _notes(rows, results, scenes, baseline, which, costs, len(compared)))
+
+
+def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The runs of every variant there is, in the order of seeds; an empty list where there is none."""
+    return {name: [result for result in results if result.config.variant == name] for name in VARIANTS}
+
+
+def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[str, Values]]:
+    """Variant → metric → its values, seeds × scenes (in one order of scenes); empty where there is no run.
+
+    Args:
+        results: of one protocol, from `read`, `from_runs` or `merge`.
+        which: `best` (chosen on validation scenes), `last` or `average` weights.
+    """
+    scenes = list(results[0].methods["bicubic"].scenes) if results else []
+    return {
+        name: _values([result.methods[which] for result in found], scenes)
+        for name, found in by_variant(results).items()
+    }
 
 
 _count = cache(parameter_count)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ka.files import KAError
+from ka.variants import VARIANTS
 
 FORMAT = 1
 BASELINE = "psrt_noshuffle"
@@ -244,6 +245,11 @@ class Measurement:
         threads = "" if self.device == "cuda" else f", {self.threads} thread{'s' * (self.threads != 1)}"
         return f"{self.hardware.get('gpu' if self.device == 'cuda' else 'cpu')}{threads}"
 
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Variants that a full run should have and this one, being older than they are, has not."""
+        return tuple(name for name in VARIANTS if name not in self.variants) if self.full else ()
+
     def of_gemm(self, name: str) -> float:
         """FLOPs per second of a variant's training step, of what the matrix product reached."""
         speed = self.variants[name]
@@ -392,14 +398,16 @@ def verdicts(measured: Mapping[str, Measurement]) -> list[Verdict]:
 
 def _judge_ratios(text: str, goal: Goal, found: Measurement | None) -> Verdict:
     ratios = {} if found is None else _best(goal, found) if goal.device == "cuda" else _ratios(goal, found)
-    if not ratios:
+    if found is None or not ratios:
         return Verdict(text)
+    lacking = len(found.unmeasured) if goal.device != "cuda" and not goal.variants else 0
+    rest = f"; {lacking} not measured" if lacking else ""
     missed = {name: ratio for name, ratio in ratios.items() if ratio[0] < goal.least}
     shown = missed or ratios
     order = sorted(shown, key=lambda name: shown[name][0])
     values = ", ".join(f"{name} {_shown(*shown[name])}" for name in order)
     reached = f"{len(ratios) - len(missed)} of {len(ratios)}"
-    return Verdict(text, not missed, f"{reached}; {values}" if missed else values)
+    return Verdict(text, not missed, (f"{reached}; {values}" if missed else values) + rest)
 
 
 def _shown(median: float, low: float | None = None, high: float | None = None) -> str:

@@ -16,17 +16,19 @@ def ratios(found: Measurement) -> Figure:
     """Time of the plain form by time of the fast one, every variant: KA layer, training step, inference.
 
     A dot is the median over rounds, its bar reaches from the lower to the upper quartile; the short black line is the
-    target, where there is one.
+    target, where there is one. Variants that came to the table after a full run are "not measured".
     """
-    rows = list(found.variants)[::-1]
+    rows = [*found.variants, *found.unmeasured][::-1]
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(9.5, 1.5 + 0.21 * max(len(rows), 2)), layout="constrained")
         axes = figure.subplots(1, len(_PARTS), sharey=True)
         for axis, (part, title) in zip(axes, _PARTS.items(), strict=True):
             axis.set_title(title)
             for y, name in enumerate(rows):
-                pair = getattr(found.variants[name], part)
-                if pair is not None:
+                if name not in found.variants:
+                    at, style = axis.get_yaxis_transform(), {"color": "0.45", "va": "center", "ha": "right"}
+                    axis.text(0.98, y, "not measured", transform=at, **style)
+                elif (pair := getattr(found.variants[name], part)) is not None:
                     _mark(axis, y, pair, _target(found.device, part, name))
             axis.axvline(1, color="black", linewidth=0.8)
             axis.set_xlim(left=0)

@@ -22,7 +22,7 @@ NAMES = [
     "psrt", "psrt_misaligned", "psrt_noshuffle", "kav1", "kav3", "kav6", "kav8", "kav8_as_run", "kav12",
     "kav5_as_run", "kav17",
 ]  # fmt: skip
-WITH_SA = [name for name, row in VARIANTS.items() if row.sa]
+WITH_SA = [name for name, row in VARIANTS.items() if row.sa and row.sa_among != "channels"]
 PIXELS = [(0, 0), (3, 4), (10, 21), (13, 16), (23, 31)]
 
 
@@ -175,7 +175,7 @@ def test_entropy_is_the_mean_over_windows_and_queries(name: str, h: int, w: int)
 
 
 def kernels_around_sa(there: Trace, layer: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Kernels (o i 3 3) by name, before and after a layer's SA."""
+    """Kernels (o i k k) by name, before and after a layer's SA."""
     stages = list(there.seen[layer].layer.ka.stages(there.seen[layer].ka))
     at = [part for part, _, _ in stages].index("SA")
     named: list[dict[str, Tensor]] = []
@@ -196,9 +196,9 @@ def test_kernel_sa_and_its_labels_give_the_kernels_after_sa(name: str) -> None:
             before, after = kernels_around_sa(there, layer)
             sa = there.seen[layer].layer.ka.sa
             n_filters, n_heads, n_taps, _ = found.weights.shape
-            joined = VARIANTS[name].sa != "windows"
-            assert (n_heads, n_taps) == (4, 45 if joined else 36)
-            assert n_filters == (1 if VARIANTS[name].kernels == "pooled" else 8)
+            row = VARIANTS[name]
+            assert (n_heads, n_taps) == (4, (4 + (row.sa != "windows")) * row.size**2)
+            assert n_filters == (1 if row.kernels == "pooled" else 8)
             np.testing.assert_allclose(found.weights.sum(-1), 1, rtol=0, atol=1e-12)
             assert found.weights.max() > 1.5 / n_taps
             for f in range(n_filters):
@@ -207,7 +207,11 @@ def test_kernel_sa_and_its_labels_give_the_kernels_after_sa(name: str) -> None:
                     kernel, _, other = tap.kernel.partition(" of filter ")
                     tokens.append(before[kernel][int(other) - 1 if other else f, :, tap.u, tap.v])
                 values = sa.qkv(torch.stack(tokens)).chunk(3, dim=-1)[2].reshape(n_taps, 4, -1).transpose(0, 1)
-                mixed = (torch.from_numpy(found.weights[f]) @ values).transpose(0, 1).reshape(n_taps, -1)
+                mixed = torch.from_numpy(found.weights[f]) @ values
+                if row.sa_among == "both":  # the other half of what the module sums
+                    q, k, v = sa.qkv(torch.stack(tokens)).reshape(n_taps, 3, 4, -1).permute(1, 2, 3, 0)
+                    mixed = mixed + ((q @ k.mT / n_taps**0.5).softmax(-1) @ v).mT
+                mixed = mixed.transpose(0, 1).reshape(n_taps, -1)
                 for tap, result in zip(found.taps(), sa.proj(mixed), strict=True):
                     used = tap.kernel.rpartition(" → ")[2]
                     torch.testing.assert_close(result, after[used][f, :, tap.u, tap.v], rtol=0, atol=1e-12)
@@ -227,6 +231,24 @@ def test_kernel_sa_gives_the_modules_output(name: str) -> None:
         taps = sa.proj(mixed.transpose(1, 2).flatten(2))  # o t i
     out = caught["out"][0]  # m o i u v
     torch.testing.assert_close(taps, out.permute(1, 0, 3, 4, 2).reshape(taps.shape), rtol=0, atol=1e-12)
+
+
+def test_attention_among_channels_is_not_among_taps() -> None:
+    with pytest.raises(
+        ka.KAError,
+        match=r"^kav10_channel_sa has kernel SA among channels, not among taps; choose a model of one of kav1, ",
+    ) as error:
+        av.kernel_sa(traced("kav10_channel_sa", 8, 8), 0)
+    assert "kav10_both_sa" in str(error.value)
+    assert ", kav10_channel_sa" not in str(error.value)
+
+
+def test_maps_are_cut_into_kernels_of_their_size() -> None:
+    found = av.kernel_sa(traced("kav10_5x5", 8, 8), 0)
+    main = av.kernel_sa_map(found.weights, found.taps()).axes[0]
+    assert main.get_xticks().tolist() == [12, 37, 62, 87]
+    assert [text.get_text() for text in main.get_xticklabels()] == [f"window {m}" for m in (1, 2, 3, 4)]
+    assert found.taps()[26] == ("window 2", 0, 1)
 
 
 def test_kernel_sa_entropy_and_order() -> None:
@@ -250,7 +272,7 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(ka.KAError, match="window 4: this layer has 4; choose 0 … 3"):
         av.window_weights(there.seen[3], 4)
     with pytest.raises(
-        ka.KAError, match=r"kav11 has no kernel SA; choose a model of one of kav1, kav2, .* kav12, kav13$"
+        ka.KAError, match=r"kav11 has no kernel SA; choose a model of one of kav1, kav2, .* kav12, kav13, .*"
     ):
         av.kernel_sa(there, 0)
     with pytest.raises(ka.KAError, match="head 4: there are 4; choose 0 … 3, or None"):

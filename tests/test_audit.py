@@ -14,6 +14,7 @@ from ka.files import KAError
 from ka.plots import png
 from ka.study import KAV6_EPOCHS, REPORTED
 from ka.train import load_data
+from ka.variants import variant
 
 # 1. Shuffle
 
@@ -170,6 +171,15 @@ def test_what_adapts() -> None:
     assert not found["kav13"].additive  # but a GELU
     assert not any(one.additive for one in found.values() if one.adaptive)
     assert len(found) == 19
+
+
+def test_the_audit_is_of_the_study() -> None:
+    assert not any(variant(name).ours for name in audit.ka_variants())
+    assert audit.parts_apart("kav6", "kav6_global_apart") == ["sa"]
+    assert audit.parts_apart("kav11", "kav11_no_ln") == ["layernorm"]
+    assert audit.token_sets("kav10_5x5", 8).shape == (8, 100, 3)
+    with pytest.raises(KAError, match="kav10_channel_sa has no self-attention over kernel taps"):
+        audit.token_sets("kav10_channel_sa", 8)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

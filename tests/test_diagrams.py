@@ -129,7 +129,7 @@ def test_the_second_convolution_is_the_real_one(name: str) -> None:
     windows, folded, _ = layer.folded(image())
     assert on_windows == (windows is not None)
     assert (on_image or on_image_by_global) == (folded is not None)
-    fused = on_windows + N_WINDOWS * on_image + on_image_by_global
+    fused = on_windows + row.n_windows * on_image + on_image_by_global
     assert fused == (layer.fusion.in_features // 8 if layer.fusion is not None else 1)
 
 
@@ -138,7 +138,8 @@ def test_every_layer_stands_on_the_same_grid() -> None:
     grids = set()
     for name in VARIANTS:
         drawn = [part for state in ("present", "absent") for part in boxes(drawn_layer(name), state)]
-        grids.add(frozenset((gid.split(".")[1], round(top, 3)) for gid, top, _ in drawn if gid.startswith(f"{name}.")))
+        mine = [(gid.split(".")[1], top) for gid, top, _ in drawn if gid.startswith(f"{name}.")]
+        grids.add(frozenset((slot.replace("without", "after"), round(top, 3)) for slot, top in mine))  # LN1
     assert len(grids) == 1
 
 
@@ -188,7 +189,10 @@ def test_taps_and_heads_of_kernel_sa(name: str) -> None:
     assert layer.sa is not None
     _, _, heads, taps, width = layer.sa.heads(stages[into]).shape
     (part,) = [part for part in diagram_parts.chain(variant(name), 16) if part.slot == "SA" and part.present]
-    assert part.detail.startswith(f"{taps} taps × {heads * width}")
+    among_taps, among_channels = f"{taps} taps × {heads * width}", f"{width} channels × {taps}"
+    said = {"taps": among_taps, "channels": among_channels, "both": f"{among_taps} + {among_channels}"}
+    assert part.detail.startswith(said[layer.row.sa_among])
+    assert ("channels" in part.detail) == (layer.row.sa_among != "taps")
     assert f"{heads} heads" in part.title
 
 
@@ -205,18 +209,60 @@ def test_gates_of_the_reweighting() -> None:
 def test_shapes_by_hand() -> None:
     assert diagram_parts.shape("n c c k k", 48) == "n c c k k = 4·24·24·3·3"
     assert diagram_parts.shape("b n·c h w", 64) == "b n·c h w = b·128·h·w"
+    assert diagram_parts.shape("n c c k k", 48, n_windows=1, size=5) == "n c c k k = 1·24·24·5·5"
     assert diagram_parts.shape("b s+m h w", 48, n_bands=200, n_msi=4) == "b s+m h w = b·204·h·w"
 
 
 @pytest.mark.parametrize(
-    ("name", "live"), [("kav1", 20_328), ("kav4", 32_640), ("kav5", 24_264), ("kav9", 5_976), ("kav17", 26_216)]
-)
+    ("name", "live"),
+    [
+        ("kav1", 20_328), ("kav4", 32_640), ("kav5", 24_264), ("kav9", 5_976), ("kav17", 26_216), ("conv3x3", 5_208),
+        ("conv5x5", 14_424), ("kav1_outer", 7_128), ("kav1_depthwise", 5_928), ("kav10_both_sa", 25_464),
+        ("kav10_5x5", 62_328), ("kav7_se_each", 30_264), ("kav6_no_global_se", 29_568),
+    ],
+)  # fmt: skip
 def test_parameters_of_the_parts_add_up(name: str, live: int) -> None:
     parts = diagram_parts.chain(variant(name))
     assert sum(part.parameters for part in parts) == live
     counted = texts(diagrams.layer(variant(name)))
     assert f"{live:,} in this layer" in counted[f"{name}.counted"]
     assert f"{parameter_count(name).live:,} in the model" in counted[f"{name}.counted"]
+
+
+def said(name: str, language: str = "en") -> dict[str, tuple[str, str]]:
+    """Title and detail of the present parts of a variant's layer, by slot and lane."""
+    parts = diagram_parts.chain(variant(name), 48, language)
+    return {f"{part.slot}, {part.lane}": (part.title, part.detail) for part in parts if part.present}
+
+
+def test_an_ordinary_convolution_is_called_one() -> None:
+    for name, k in (("conv3x3", 3), ("conv5x5", 5)):
+        assert said(name) == {
+            "window kernels, windows": ("kernel", f"{k}×{k}, learned, default start"),
+            "second convolution, windows": ("conv on image", "bias"),
+        }
+        (conv,) = [part for part in diagram_parts.chain(variant(name)) if part.present and "conv" in part.title]
+        assert conv.parameters == 24
+        assert texts(drawn_layer(name))[f"{name}.note"] == "its kernel is the same for every image"
+    assert said("conv5x5", "zh")["window kernels, windows"] == ("卷积核", "5×5，可学习，默认初始化")
+
+
+def test_what_rows_of_our_own_change_is_said() -> None:
+    assert said("kav10_5x5")["window kernels, windows"] == ("window kernels", "5×5, learned, default start")
+    assert said("kav10_5x5")["SA, windows"][1] == "100 taps × 24, per filter"
+    assert said("kav10_channel_sa")["SA, windows"] == ("kernel SA, 4 heads", "6 channels × 36, per filter")
+    assert said("kav10_both_sa")["SA, windows"][1] == "36 taps × 24 + 6 channels × 36"
+    assert said("kav1_outer")["widening, windows"] == ("widening", "outer product, 2 × (24 → 24)")
+    assert said("kav1_depthwise")["widening, windows"] == ("widening", "output i sees input i alone")
+    assert said("kav7_se_each")["SE, windows"][0] == "SE, one per window"
+    assert said("kav6_no_global_se")["SE, windows"][0] == "SE, shared"
+    assert said("kav6_global_after")["SE, both"][0] == "SE, shared by windows and global"
+    assert "global kernel, attended, global" in said("kav6_global_after")
+    assert said("kav10_both_sa", "zh")["SA, windows"][1] == "36 个点 × 24 + 6 个通道 × 36"
+    for name, row in VARIANTS.items():
+        input_ = "input, after LN1" if row.layernorm else "input, without LN1"
+        state = "present" if row.has_ka else "absent"
+        assert texts(drawn_layer(name))[diagrams._gid(f"{state}.{name}.{input_}.0")] == input_
 
 
 def rows_that_could_be() -> Iterator[Variant]:
@@ -245,6 +291,28 @@ def test_a_new_row_is_drawn_as_its_layer_runs() -> None:
         assert list(dict.fromkeys(parts))[: len(stages)] == stages, row
         tried += 1
     assert tried > 50
+
+
+def rows_of_new_parts() -> list[Variant]:
+    """Sizes, inputs and attentions that no row of the table puts together."""
+    changes: list[tuple[str, dict[str, object]]] = [
+        ("kav6", {"sa_among": "both", "size": 5}), ("kav8", {"sa_among": "channels"}),
+        ("kav8_as_run", {"sa_among": "both"}), ("kav1", {"size": 5, "sa_among": "both", "layernorm": False}),
+        ("conv3x3", {"normal_init": True, "bias": False, "activation": True, "layernorm": False}),
+        ("kav3", {"layernorm": False, "size": 5}), ("kav4", {"layernorm": False}), ("kav5", {"layernorm": False}),
+    ]  # fmt: skip
+    return [replace(variant(name), name=f"mine{i}", **change) for i, (name, change) in enumerate(changes)]  # type: ignore[arg-type]
+
+
+def test_new_parts_can_be_read_in_any_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of_new_parts()
+    for row in rows:
+        monkeypatch.setitem(VARIANTS, row.name, row)
+        layer = KernelAttention(24, row)
+        assert sum(part.parameters for part in diagram_parts.chain(row)) == count_parameters(layer)
+    for language in LANGUAGES:
+        assert faults(diagrams.layers(rows, language=language)) == []
+        assert faults(diagrams.overview([row.name for row in rows], language=language)) == []
 
 
 @pytest.mark.parametrize("name", ["psrt", "psrt_misaligned", "psrt_noshuffle", "kav6"])
@@ -358,6 +426,16 @@ def test_the_overview_is_the_table() -> None:
     assert cells["present.kav3.SE.0"] == "per window"
     assert cells["present.kav6.second-convolution.0"] == "image, 5 kernels"
     assert cells["present.psrt_misaligned.shuffle.0"] == "mis- aligned"
+    assert cells["present.conv5x5.window-kernels.0"] == "learned, one 5×5"
+    assert cells["present.conv5x5.second-convolution.0"] == "image, bias"
+    assert cells["present.kav10_5x5.window-kernels.0"] == "learned, 5×5"
+    assert cells["present.kav11_no_ln.second-convolution.0"] == "no LN1, 5 kernels"
+    assert cells["present.kav10_channel_sa.SA.0"] == "windows, channels"
+    assert cells["present.kav6_no_global_se.SE.0"] == "shared, windows"
+    looks = [
+        tuple((gid.replace(name, ""), text) for gid, text in cells.items() if f".{name}." in gid) for name in VARIANTS
+    ]
+    assert len(set(looks)) == len(VARIANTS)  # no two rows look the same
 
 
 def inside(inner: Bbox, outer: Bbox) -> bool:

@@ -217,6 +217,34 @@ def test_a_checkpoint_of_other_bands_says_what_it_wants(tmp_path: Path) -> None:
     assert "give data_root, the folder of CAVE" in explorer.message.value
 
 
+def test_rows_of_our_own_are_shown_as_far_as_there_is_something(look: Looker, tmp_path: Path) -> None:
+    """An ordinary convolution has one kernel; attention among channels alone has no taps that look at taps."""
+    shipped_model = look.model("kav1")
+    paths = {}
+    for name in ("conv5x5", "kav10_channel_sa", "kav10_both_sa"):
+        paths[name] = str(tmp_path / f"{name}.safetensors")
+        ka.save_weights(paths[name], ka.build(name, shipped_model.n_bands, shipped_model.n_msi, dim=8))
+    mine = Looker(paths, look.views)
+    kernels, attention = KernelExplorer(mine), AttentionExplorer(mine)
+    kernels.controls["model"].value = "conv5x5"
+    assert [value for _, value in kernels.controls["kernel"].options] == [ALL, "kernel"]
+    for show in kernels.pictures():
+        kernels.controls["show"].value = show
+        assert not kernels.message.value
+    kernels.controls["show"].value = "filters, part by part"
+    kernels.controls["kernel"].value = "kernel"
+    assert not kernels.message.value
+    for model, why in (("conv5x5", "no kernel SA"), ("kav10_channel_sa", "among channels, not among taps")):
+        attention.controls["model"].value = model
+        for show in ("kernel SA", "entropy of kernel SA"):
+            attention.controls["show"].value = show
+            assert why in attention.message.value
+        assert [value for _, value in attention.controls["filter"].options] == ["all", 1]
+    attention.controls["model"].value = "kav10_both_sa"
+    assert not attention.message.value
+    assert "among taps" in attention.figure(show="kernel SA", filter=4).texts[-1].get_text()
+
+
 def test_cave_scenes(cave_root: Path, tmp_path: Path) -> None:
     path = tmp_path / "cave.safetensors"
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """figures/ is what `make figures` draws: a committed file that is stale is named here."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -59,6 +60,20 @@ def test_drawing_again_gives_the_same_bytes(drawn: dict[str, bytes]) -> None:
     assert all(again[name]() == drawn[name] for name in some)
 
 
+@pytest.mark.parametrize("name", figures.README)
+def test_the_readmes_show_the_results_there_are(name: str) -> None:
+    text = (figures.ROOT / name).read_text(encoding="utf-8")
+    assert figures.readme(name) == text, "run `make figures` and commit"
+    assert text.count("| `kav11` |") == 1 + (name == "README.md")  # in English there is a table of models too
+
+
+def test_a_readme_without_a_place_for_the_table_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("no comments here")
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    with pytest.raises(KAError, match="one pair of comments"):
+        figures.readme("README.md")
+
+
 def test_a_picture_with_another_digit_is_stale() -> None:
     """The comparison above can fail: a number in a title of error maps changes by one."""
     figure = figures.demo_errors()
@@ -72,6 +87,7 @@ def test_a_picture_with_another_digit_is_stale() -> None:
 def test_make_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
     """Files are written, left-overs removed, errors told in a line."""
     monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    monkeypatch.setattr(figures, "README", {})
     monkeypatch.setattr(figures, "files", lambda: {"a/b.csv": lambda: b"1"})
     (tmp_path / "old.svg").write_text("")  # type: ignore[operator]
     assert figures.main() == 0

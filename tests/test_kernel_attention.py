@@ -132,7 +132,80 @@ def test_kav2_is_kav3_with_tied_se() -> None:
     assert (tied(x) - each(x)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("name", "rank"), [("kav9", 4), ("kav9_as_run", 4), ("kav1", 8)])
+@pytest.mark.parametrize(("name", "size"), [("conv3x3", 3), ("conv5x5", 5)])
+def test_an_ordinary_convolution_is_pytorchs(name: str, size: int) -> None:
+    layer, x = layer_of(name), image()
+    conv = torch.nn.Conv2d(8, 8, size, padding=size // 2).double()
+    conv.load_state_dict({"weight": layer.window_kernels.weight[0], "bias": layer.bias})
+    assert sum(p.numel() for p in layer.parameters()) == sum(p.numel() for p in conv.parameters())
+    torch.testing.assert_close(layer(x), conv(x), rtol=0, atol=1e-12)
+
+
+def test_an_ordinary_convolution_starts_as_pytorchs_does() -> None:
+    """The weight's distribution; biases start at 0, as all of the published code's convolutions do."""
+    layer, conv = KernelAttention(24, variant("conv3x3")), torch.nn.Conv2d(24, 24, 3)
+    bound = (24 * 9) ** -0.5
+    for weight in (layer.window_kernels.weight, conv.weight):
+        assert weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert (layer.bias == 0).all()
+
+
+def test_depthwise_kernels_see_their_own_channel_alone() -> None:
+    windows, _ = layer_of("kav1_depthwise").kernels(image())
+    off = windows * (1 - torch.eye(8)[..., None, None])
+    assert off.abs().max() == 0
+    assert (windows.abs().amax((-2, -1)).diagonal(dim1=2, dim2=3) > 0).all()
+
+
+def test_outer_kernels_have_rank_1_at_every_tap() -> None:
+    windows, _ = layer_of("kav1_outer").kernels(image(b=1))
+    by_tap = windows[0].permute(0, 3, 4, 1, 2).reshape(-1, 8, 8)
+    assert (torch.linalg.matrix_rank(by_tap, rtol=1e-10) == 1).all()
+
+
+def test_attention_among_channels_does_not_know_the_order_of_taps() -> None:
+    """Its weights sum over taps, so that permuted taps give permuted results; so do those among taps. But taps that
+    attention has not mixed stay apart: where values are 0, results among channels are, and among taps are not."""
+    kernels = torch.randn(1, 4, 8, 8, 3, 3).double()
+    for name in ("kav10_channel_sa", "kav10_both_sa", "kav10"):
+        sa = layer_of(name).sa
+        flipped = sa(kernels.flip(-1)).flip(-1)
+        torch.testing.assert_close(sa(kernels), flipped, rtol=0, atol=1e-12)
+        for part in (sa.qkv, sa.proj):
+            torch.nn.init.zeros_(part.bias)
+        kernels[..., 1, 2] = 0
+        untouched = sa(kernels)[..., 1, 2].abs().max() == 0
+        assert untouched == (name == "kav10_channel_sa")
+
+
+def test_attention_among_both_is_the_sum() -> None:
+    kernels = torch.randn(1, 4, 8, 8, 3, 3).double()
+    both = layer_of("kav10_both_sa").sa
+    torch.nn.init.zeros_(both.proj.bias)
+    taps, channels = layer_of("kav10").sa, layer_of("kav10_channel_sa").sa
+    for each in (taps, channels):
+        each.load_state_dict(both.state_dict())
+    torch.testing.assert_close(both(kernels), taps(kernels) + channels(kernels))
+
+
+def test_se_of_each_window_tied_is_the_shared_one() -> None:
+    tied, each = layer_of("kav7"), layer_of("kav7_se_each")
+    state = {key: value for key, value in tied.state_dict().items() if not key.startswith("se.")}
+    for key, value in tied.se.state_dict().items():
+        state |= {f"se.{key.replace('.0.', f'.{m}.')}": value for m in range(4)}
+    each.load_state_dict(state)
+    x = image()
+    torch.testing.assert_close(each(x), tied(x), rtol=0, atol=1e-12)
+
+
+def test_se_that_leaves_the_global_kernel_alone() -> None:
+    layer, x = layer_of("kav6_no_global_se"), image()
+    stages = {name: glob for name, _, glob in layer.stages(x)}
+    assert torch.equal(stages["SE"], stages["SA"])
+
+
+@pytest.mark.parametrize(("name", "rank"), [("kav9", 4), ("kav9_as_run", 4), ("kav1", 8), ("kav1_outer", 8)])
 def test_repeated_kernels_have_rank_n(name: str, rank: int) -> None:
     """Audit, point 5: one kernel repeated for every output channel leaves at most n independent outputs."""
     y = layer_of(name)(image(b=1)).flatten(2)[0]

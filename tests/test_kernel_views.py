@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.collections import LineCollection
 from plain import cut, paste, plain_layer
 from torch import Tensor
 
@@ -22,7 +23,7 @@ KA = [name for name, row in VARIANTS.items() if row.has_ka and row.kernels != "i
 WITHOUT = [name for name, row in VARIANTS.items() if not row.has_ka]
 STATIC = [name for name in KA if not VARIANTS[name].adaptive]
 ADAPTIVE = [name for name in KA if VARIANTS[name].adaptive]
-ON_IMAGE = [name for name in KA if VARIANTS[name].second == "image"]
+FUSED = [name for name in KA if VARIANTS[name].second == "image" and VARIANTS[name].has_fusion]
 ON_WINDOWS = ["kav2", "kav3", "kav4"]
 C = 8  # channels of a branch
 L = 4  # a layer to look at
@@ -68,6 +69,10 @@ def branch(name: str, layer: int = L) -> tuple[KernelAttention, Tensor]:
         ("kav10", ["window kernels", "SA"], [4, 4]),
         ("kav17", ["window kernels", "reweighting", "global kernel"], [4, 4, 5]),
         ("kav19", ["window kernels"], [4]),
+        ("conv5x5", ["window kernels"], [1]),
+        ("kav1_outer", ["window kernels", "SA", "SE", "widening"], [4, 4, 4, 4]),
+        ("kav6_global_after", ["window kernels", "SA", "global kernel", "SE"], [4, 4, 5, 5]),
+        ("kav10_5x5", ["window kernels", "SA"], [4, 4]),
     ],
 )
 def test_stages(name: str, parts: list[str], counts: list[int]) -> None:
@@ -75,9 +80,11 @@ def test_stages(name: str, parts: list[str], counts: list[int]) -> None:
     assert [stage.name for stage in stages] == parts
     assert [len(stage.kernels) for stage in stages] == counts
     for stage in stages:
-        assert stage.labels == (*views.WINDOWS, "global")[: len(stage.kernels)]
-        outputs = 1 if name == "kav1" and stage.name != "widening" else C
-        assert stage.kernels.shape[1:] == (outputs, C, 3, 3)
+        names = ("kernel",) if name == "conv5x5" else (*views.WINDOWS, "global")
+        assert stage.labels == names[: len(stage.kernels)]
+        outputs = 1 if name in ("kav1", "kav1_outer") and stage.name != "widening" else C
+        size = 5 if "5x5" in name else 3
+        assert stage.kernels.shape[1:] == (outputs, C, size, size)
 
 
 @pytest.mark.parametrize("name", KA)
@@ -213,7 +220,7 @@ def test_terms_leave_gradients_as_they_were() -> None:
         assert not term.requires_grad
 
 
-@pytest.mark.parametrize("name", ON_IMAGE)
+@pytest.mark.parametrize("name", FUSED)
 def test_each_term_is_its_own(name: str) -> None:
     """The term of a kernel is F_m·(K_m ∗ x), with the columns that the kernel's place in the set gives it."""
     layer, x = branch(name)
@@ -223,9 +230,18 @@ def test_each_term_is_its_own(name: str) -> None:
     for label, kernel in zip(stage.labels, stage.kernels, strict=True):
         place = order.index(label)
         columns = layer.fusion.weight[:, place * C : (place + 1) * C]
-        term = F.conv2d(F.conv2d(x, torch.from_numpy(kernel), padding=1), columns[:, :, None, None])
+        term = F.conv2d(F.conv2d(x, torch.from_numpy(kernel), padding="same"), columns[:, :, None, None])
         torch.testing.assert_close(found[label], term.detach())
     torch.testing.assert_close(found["bias"][0, :, 3, 5], layer.fusion.bias.detach())
+
+
+@pytest.mark.parametrize("name", ["conv3x3", "conv5x5"])
+def test_an_ordinary_convolution_is_its_kernel_and_its_bias(name: str) -> None:
+    layer, x = branch(name)
+    found = dict(views.terms(traced(name), L))
+    assert list(found) == ["kernel", "bias"]
+    torch.testing.assert_close(found["kernel"], F.conv2d(x, layer.window_kernels.weight[0], padding="same").detach())
+    torch.testing.assert_close(found["bias"][0, :, 3, 5], layer.bias.detach())
 
 
 @pytest.mark.parametrize("name", ON_WINDOWS)
@@ -285,9 +301,10 @@ def test_the_folded_kernel_is_the_layers(name: str) -> None:
     if name in ON_WINDOWS:
         y = paste([F.conv2d(window, kernel, padding=1) for window, kernel in zip(cut(x), kernels, strict=True)])
     else:
-        y = F.conv2d(x, kernels[0], padding=1)
-    if layer.fusion is not None:
-        y = y + layer.fusion.bias[:, None, None]
+        y = F.conv2d(x, kernels[0], padding="same")
+    bias = layer.bias if layer.fusion is None else layer.fusion.bias
+    if bias is not None:
+        y = y + bias[:, None, None]
     y = F.gelu(y) if layer.row.activation else y
     inside = [
         torch.isclose(*both, rtol=1e-8, atol=1e-8) for both in zip(cut(y), cut(plain_layer(layer, x)), strict=True)
@@ -350,7 +367,7 @@ def test_movement_is_of_one_model() -> None:
 # Figures
 
 
-@pytest.mark.parametrize("name", ["kav1", "kav4", "kav5"])
+@pytest.mark.parametrize("name", ["kav1", "kav4", "kav5", "conv5x5"])
 def test_figures_draw(name: str) -> None:
     a, b = traced(name), traced(name, 1)
     stages, found = views.stages_of(a, L), views.contributions(a, L)
@@ -364,7 +381,7 @@ def test_figures_draw(name: str) -> None:
         views.layer_heatmap(views.norms(finals), finals[0].labels, "Frobenius norm"),
         views.layer_heatmap(moved, finals[0].labels, "movement"),
         views.cosine_heatmaps(stages, title=name),
-        views.layer_cosine_heatmap(views.layer_cosine(finals, views.WINDOWS[0])),
+        views.layer_cosine_heatmap(views.layer_cosine(finals, finals[0].labels[0])),
         views.frequency_responses(stages[0], title=name),
         views.frequency_responses(stages[-1], pair=(2, 3)),
         views.contribution_panel(found, title=name),
@@ -389,6 +406,16 @@ def test_the_grid_shows_the_filters() -> None:
                 np.testing.assert_array_equal(shown, stages[1].kernels[k, o, i])
     top = max(np.abs(stage.kernels[:, outs][:, :, ins]).max() for stage in stages)
     assert all(image.get_clim() == (-top, top) for image in figure.axes[0].images)
+
+
+def test_lines_part_filters_of_any_size() -> None:
+    for name, size, n in (("kav10", 3, 4), ("kav10_5x5", 5, 4), ("conv5x5", 5, 1)):
+        axis = views.filter_grid(views.stages_of(traced(name), L)[:1], [0, 1], [2, 5]).axes[0]
+        (lines,) = [one for one in axis.collections if isinstance(one, LineCollection)]
+        upright = [line for line in lines.get_segments() if line[0, 0] == line[1, 0]]
+        places = sorted({float(line[0, 0]) for line in upright})
+        assert len(places) == 3 * n  # before, between and after two filters
+        assert np.diff(places[:3]).tolist() == [size, size]
 
 
 def test_the_grid_scales_rows_apart() -> None:

@@ -111,7 +111,7 @@ def test_bad_parameters_train_nothing(parameters: dict[str, object], message: st
     assert not os.listdir(elsewhere)
 
 
-@pytest.mark.parametrize("name", ["attention", "audit", "diagrams", "explore", "kernels", "results"])
+@pytest.mark.parametrize("name", ["attention", "audit", "diagrams", "explore", "kernels", "questions", "results"])
 def test_unknown_parameters_are_errors(name: str) -> None:
     with pytest.raises(ka.KAError, match="unknown parameter modell; allowed are"):
         run_here(f"{name}.ipynb", modell="kav1")
@@ -123,6 +123,7 @@ def test_unknown_parameters_are_errors(name: str) -> None:
         ("attention", {"model": "kav11", "layer": 12, "row": 0, "col": 47}, "kav11 has no kernel SA", 4),
         ("diagrams", {"variant": "kav17", "dim": 32, "language": "zh"}, "overview_all_zh", 8),
         ("results", {"protocol": "demo"}, "demo: 8 runs of 8 variants", 2),
+        ("questions", {"protocol": "demo", "constant": "none"}, "demo: 8 runs of 8 variants", 2),
     ],
 )
 def test_other_parameters(

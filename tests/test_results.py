@@ -125,6 +125,20 @@ def test_export_read_round_trip(real: Run, tmp_path: Path) -> None:
     assert str(real.path) not in path.read_text()  # no paths of this machine
 
 
+def test_history_is_kept_and_older_files_have_none(real: Run, tmp_path: Path) -> None:
+    path = results.export(real, tmp_path, "demo")
+    (result,) = results.read(tmp_path, "demo")
+    assert [note["step"] for note in result.history] == [note["step"] for note in real.history()] == [3, 6]
+    assert [note["psnr"] for note in result.history] == [note["psnr"] for note in real.history()]
+    value = json.loads(path.read_text())
+    del value["history"]
+    path.write_text(json.dumps(value))
+    assert results.read(tmp_path, "demo")[0].history == []
+    path.write_text(json.dumps(value | {"history": [{"step": "x"}]}))
+    with pytest.raises(ka.KAError, match="is no number"):
+        results.read(tmp_path, "demo")
+
+
 def test_a_file_of_eleven_scenes_is_small(fake: Fake, tmp_path: Path) -> None:
     path = results.export(fake(psnr=[40.123456789012345] * 11), tmp_path, "laptop")
     assert path.stat().st_size < 40_000
