@@ -66,10 +66,12 @@ def _table(protocol: str) -> results.Table:
 
 
 def readme(name: str) -> str:
-    """The text of a README with its results table as `results/` has it now.
+    """The text of a README with its results as `results/` has them now: one table, and answers within sentences.
+
+    An answer stands between `<!--answer: question | comparison-->` and `<!--/-->`, named as in `ka.questions`.
 
     Raises:
-        KAError: it has not exactly one place for the table.
+        KAError: it has not exactly one place for the table, or names an answer that is not there.
     """
     text = (ROOT / name).read_text(encoding="utf-8")
     parts = re.split(r"(?<=<!-- laptop: made by make figures -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL)
@@ -77,7 +79,23 @@ def readme(name: str) -> str:
         raise KAError(
             f"{name}: one pair of comments, <!-- laptop: made by make figures --> and <!-- end -->, is expected"
         )
-    return report.to_readme(_table("laptop"), README[name]).join(parts)
+    table = report.to_readme(_table("laptop"), README[name])
+    return re.sub(
+        r"(<!--answer: (.+?) \| (.+?)-->).*?(?=<!--/-->)",
+        lambda found: found[1] + _answer(found[2], found[3], README[name]),
+        table.join(parts),
+        flags=re.DOTALL,
+    )
+
+
+@cache
+def _answer(question: str, comparison: str, language: str) -> str:
+    found = questions.answers(results.read(results.results_folder(), "laptop"), question)
+    try:
+        (one,) = (each for each in found if each.comparison.label == comparison)
+    except ValueError:
+        raise KAError(f"question {question!r} has no comparison {comparison!r}; see ka/questions.py") from None
+    return questions.in_words(one, language)
 
 
 def _speed() -> Iterator[tuple[str, Encode]]:

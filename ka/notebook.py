@@ -91,7 +91,9 @@ class LiveCurves:
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
-    """Rows as a Markdown table, with the keys of the first as its head."""
+    """Rows as a Markdown table, with the keys of the first as its head; says so where there is none."""
+    if not rows:
+        return Markdown("*nothing to show yet*")
     head: list[object] = list(rows[0])
     lines: list[list[object]] = [head, ["---"] * len(head), *([row.get(str(key), "") for key in head] for row in rows)]
     return Markdown(

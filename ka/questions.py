@@ -224,6 +224,22 @@ def rows(found: Sequence[Answer]) -> list[dict[str, str]]:
     return lines
 
 
+_IN_CHINESE: Mapping[Verdict, str] = {
+    "supported": "支持原来的说法",
+    "refuted": "与原来的说法相反",
+    "better": "更好",
+    "worse": "更差",
+    "not decided at this budget": "此训练量下不能判定",
+    "not run": "未运行",
+}
+
+
+def in_words(one: Answer, language: str = "en") -> str:
+    """An answer within a sentence, in English (`en`) or Chinese (`zh`): the difference in PSNR, and the verdict."""
+    verdict = one.verdict if language == "en" else _IN_CHINESE[one.verdict]
+    return f"{interval(one.differences['psnr'])} dB, {verdict}" if one.differences else verdict
+
+
 _COLOURS = {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1"}
 
 

@@ -72,6 +72,10 @@ def test_a_readme_without_a_place_for_the_table_is_refused(monkeypatch: pytest.M
     monkeypatch.setattr(figures, "ROOT", tmp_path)
     with pytest.raises(KAError, match="one pair of comments"):
         figures.readme("README.md")
+    place = "<!-- laptop: made by make figures -->\n<!-- end -->\n"
+    (tmp_path / "README.md").write_text(place + "<!--answer: 7. Windows or image | no such-->?<!--/-->")
+    with pytest.raises(KAError, match="has no comparison 'no such'"):
+        figures.readme("README.md")
 
 
 def test_a_picture_with_another_digit_is_stale() -> None:
