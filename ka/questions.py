@@ -128,7 +128,7 @@ QUESTIONS: Mapping[str, Sequence[Comparison]] = {
     ),
     "7. Windows or image": (Comparison("image (KAv7) − windows (KAv2)", less("kav7", "kav2"), "better"),),
     "8. Against one ordinary convolution": tuple(
-        Comparison(f"{name} − conv3x3", less(name, "conv3x3"), "better")
+        Comparison(f"{name} − conv3x3", less(name, "conv3x3"))
         for name, row in VARIANTS.items()
         if row.has_ka and not row.ours
     ),

@@ -140,7 +140,7 @@ def test_interactions_take_off_what_both_gain(make: Make) -> None:
 
 
 def test_an_unknown_question_lists_the_known() -> None:
-    with pytest.raises(KAError, match=r"choose one of 1\. Shuffle"):
+    with pytest.raises(KAError, match=r"choose one of 0\. Kernel Attention; 1\. Shuffle"):
         answers([], "10. Anything")
 
 
