@@ -243,6 +243,11 @@ class Metric:
     better: Literal["higher", "lower"]
     function: Callable[..., PerImage]
 
+    @property
+    def heading(self) -> str:
+        """Label with its unit, as tables and axes show it."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
 
 def _scale_free(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda prediction, target, ratio: function(prediction, target)

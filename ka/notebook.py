@@ -107,9 +107,7 @@ def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     for method, found in metrics["methods"].items():
         several = len(found["scenes"]) > 1
         cells = {
-            f"{METRICS[name].label}{f' ({METRICS[name].unit})' if METRICS[name].unit else ''}": (
-                f"{mean:.3f}" + (f" ± {found['std'][name]:.3f}" if several else "")
-            )
+            METRICS[name].heading: (f"{mean:.3f}" + (f" ± {found['std'][name]:.3f}" if several else ""))
             for name, mean in found["mean"].items()
         }
         rows.append({"method": method, **cells})

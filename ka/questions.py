@@ -207,9 +207,7 @@ def rows(found: Sequence[Answer]) -> list[dict[str, str]]:
     lines = []
     for one in found:
         cells = {
-            f"Δ {METRICS[metric].label}{f' ({METRICS[metric].unit})' * bool(METRICS[metric].unit)}": (
-                interval(one.differences[metric]) if one.differences else "–"
-            )
+            f"Δ {METRICS[metric].heading}": (interval(one.differences[metric]) if one.differences else "–")
             for metric in SHOWN
         }
         lines.append(

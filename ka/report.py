@@ -75,7 +75,7 @@ def to_readme(table: Table, language: str = "en") -> str:
     if language not in _README:
         raise KAError(f"language={language!r} is unknown; choose one of {', '.join(_README)}")
     model, seeds, gap, printed, absent = _README[language]
-    heads = [f"{METRICS[metric].label}{f' ({METRICS[metric].unit})' * bool(METRICS[metric].unit)}" for metric in SHOWN]
+    heads = [METRICS[metric].heading for metric in SHOWN]
     lines = [[model, seeds, *heads, gap.format(baseline=table.baseline), printed]]
     lines.append(["---"] * len(lines[0]))
     for row in table.rows:
@@ -118,7 +118,7 @@ def to_latex(table: Table) -> str:
 
 def _parts(table: Table) -> list[tuple[str, list[str], list[list[Cell]]]]:
     """Title, head and body of the three tables."""
-    heads = [f"{METRICS[metric].label}{f' ({METRICS[metric].unit})' * bool(METRICS[metric].unit)}" for metric in SHOWN]
+    heads = [METRICS[metric].heading for metric in SHOWN]
     quality = [
         [Cell(row.name), Cell(_seeds(row)), *_quality(row), *(_printed(row.printed, metric) for metric in SHOWN)]
         for row in table.rows
@@ -306,8 +306,7 @@ def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
         if each.low is not None and each.high is not None:
             axis.plot([each.low, each.high], [y, y], color=color, solid_capstyle="butt")
         axis.plot(each.value, y, "o", color=color, markersize=4, markerfacecolor="white" if each.low is None else face)
-    unit = METRICS[metric].unit
-    axis.set_xlabel(f"Δ {METRICS[metric].label}{f' ({unit})' * bool(unit)}, {METRICS[metric].better} is better")
+    axis.set_xlabel(f"Δ {METRICS[metric].heading}, {METRICS[metric].better} is better")
     axis.grid(visible=False, axis="y")
     axis.locator_params(axis="x", nbins=5)
     if found:
