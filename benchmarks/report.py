@@ -1,6 +1,6 @@
 """The measurement in words: tables for the terminal."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ka.speed import Measurement, Pair, Spread, verdicts
 
@@ -22,17 +22,20 @@ def lines(found: Measurement, measured: Mapping[str, Measurement]) -> Iterator[s
     for name, speed in found.variants.items():
         yield f"{name:16}" + "".join(_pair(pair) for pair in (speed.layer, speed.step, speed.inference))
     yield ""
-    heads = ("live", "deployed", "GFLOPs", "plain", "step, ms", "samples/s", "GEMM", "copy")
+    heads = ("live", "deployed", "GFLOPs", "plain", "step, ms", "samples/s", "GEMM", "copy", "layer")
     yield f"{'':16}" + "".join(
-        f"{head:>{width}}" for head, width in zip(heads, (9, 10, 9, 9, 11, 11, 7, 7), strict=True)
+        f"{head:>{width}}" for head, width in zip(heads, (9, 10, 9, 9, 11, 11, 7, 7, 8), strict=True)
     )
     for name, speed in found.variants.items():
         yield (
             f"{name:16}{speed.live:9,}{speed.deployed:10,}{speed.gflops:9.1f}{speed.plain_gflops:9.1f}"
             f"{speed.step.ms:11.1f}{1e3 * s.step_batch / speed.step.ms:11.2f}{found.of_gemm(name):7.1%}"
-            f"{found.of_copy(name):7.1%}"
+            f"{found.of_copy(name):7.1%}{_times(found.to_convolution(name)):>8}"
         )
-    yield f"GFLOPs of inference for {s.counted}²; GEMM, copy: share of the ceilings that a training step reaches"
+    yield (
+        f"GFLOPs of inference for {s.counted}²; GEMM, copy: share of the ceilings that a training step reaches; "
+        "layer: time of the KA layer by that of one convolution"
+    )
     yield from _rest(found)
     yield ""
     yield from map(str, verdicts(measured))
@@ -42,6 +45,10 @@ def _pair(pair: Pair | None) -> str:
     if pair is None:
         return f"{'–':^32}"
     return f"{_spread(pair.faster):^21}{f'{pair.smaller:.2f}' if pair.mib else '–':^11}"
+
+
+def _times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}"
 
 
 def _spread(spread: Spread) -> str:
@@ -85,15 +92,17 @@ def ranges(runs: Sequence[Mapping[str, Measurement]]) -> Iterator[str]:
     for device in [device for device in runs[0] if all(device in run for run in runs)]:
         each = [run[device] for run in runs]
         yield f"{each[0].label}: {len(runs)} runs, range of the medians (times as fast as the plain form)"
-        yield f"{'':16}{'KA layer':^20}{'training step':^20}{'inference':^20}{'layer, memory':^20}"
+        heads = ("KA layer", "training step", "inference", "layer, memory", "by one convolution")
+        yield f"{'':16}" + "".join(f"{head:^20}" for head in heads)
         for name in [name for name in each[0].variants if all(name in found.variants for found in each)]:
             speeds = [found.variants[name] for found in each]
             layers = [speed.layer for speed in speeds if speed.layer is not None]
             cells = [
-                _range(layers, lambda pair: pair.faster.median),
-                _range([speed.step for speed in speeds], lambda pair: pair.faster.median),
-                _range([speed.inference for speed in speeds], lambda pair: pair.faster.median),
-                _range(layers, lambda pair: pair.smaller),
+                _range([layer.faster.median for layer in layers]),
+                _range([speed.step.faster.median for speed in speeds]),
+                _range([speed.inference.faster.median for speed in speeds]),
+                _range([layer.smaller for layer in layers]),
+                _range([price for found in each if (price := found.to_convolution(name)) is not None]),
             ]
             yield f"{name:16}" + "".join(f"{cell:^20}" for cell in cells)
         yield ""
@@ -104,6 +113,5 @@ def ranges(runs: Sequence[Mapping[str, Measurement]]) -> Iterator[str]:
         )
 
 
-def _range(pairs: Sequence[Pair], value: Callable[[Pair], float]) -> str:
-    values = [value(pair) for pair in pairs]
+def _range(values: Sequence[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}" if values else "–"

@@ -19,6 +19,8 @@ from ka.variants import VARIANTS
 
 FORMAT = 1
 BASELINE = "psrt_noshuffle"
+CONVOLUTION = "conv3x3"
+"""The row whose KA layer is one ordinary convolution."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Setting:
     n_msi: int = 3
     layer_batch: int = 4
     layer_size: int = 64
-    step_batch: int = 4
+    step_batch: int = 2
     step_size: int = 64
     inference_size: int = 128
     counted: int = 512
@@ -249,6 +251,11 @@ class Measurement:
     def unmeasured(self) -> tuple[str, ...]:
         """Variants that a full run should have and this one, being older than they are, has not."""
         return tuple(name for name in VARIANTS if name not in self.variants) if self.full else ()
+
+    def to_convolution(self, name: str) -> float | None:
+        """Time of a variant's KA layer by that of one ordinary convolution; None where either is not measured."""
+        one, convolution = (self.variants[key].layer if key in self.variants else None for key in (name, CONVOLUTION))
+        return None if one is None or convolution is None else one.ms / convolution.ms
 
     def of_gemm(self, name: str) -> float:
         """FLOPs per second of a variant's training step, of what the matrix product reached."""

@@ -552,6 +552,17 @@ def test_no_memory_is_infinitely_smaller() -> None:
     assert Pair(1, 1, ratio(1), 0, 5).smaller == math.inf
 
 
+def test_the_price_of_a_layer_is_that_of_convolutions() -> None:
+    speeds = dict(blank().variants)
+    speeds["kav6"] = replace(speeds["kav6"], layer=replace(pair(4), ms=25))
+    found = blank(variants=speeds)
+    assert found.to_convolution("kav6") == 2.5
+    assert found.to_convolution("conv3x3") == 1
+    assert found.to_convolution("psrt") is None
+    assert newer_than_the_run().to_convolution("kav6") is None
+    assert any(line.startswith("kav6 ") and line.endswith("2.50") for line in report.lines(found, {}))
+
+
 def test_every_target_of_the_table_can_be_met() -> None:
     assert all(name in VARIANTS for goal in speed.GOALS for name in goal.variants)
     assert all(set(asdict(goal)) == set(Goal.__dataclass_fields__) for goal in speed.GOALS)
@@ -563,7 +574,8 @@ def test_runs_are_put_side_by_side() -> None:
     runs = [{"cpu": blank()}, {"cpu": blank(variants=speeds)}, {"cpu": blank(), "cuda": blank("cuda")}]
     lines = list(report.ranges(runs))
     (row,) = [line for line in lines if line.startswith("kav6 ")]
-    assert re.findall(r"[\d.]+ to [\d.]+", row) == ["4.00 to 5.25", "1.25 to 4.00", "4.00 to 4.00", "2.00 to 4.00"]
+    found = re.findall(r"[\d.]+ to [\d.]+", row)
+    assert found == ["4.00 to 5.25", "1.25 to 4.00", "4.00 to 4.00", "2.00 to 4.00", "1.00 to 1.00"]
     assert "3 runs" in lines[0]
     assert not any("some" in line for line in lines)  # the GPU is in one run only
     assert any(line.startswith("CPU: training step") and line.endswith(": reached in 2 of 3") for line in lines)
