@@ -15,11 +15,15 @@ DATA ?=
 WEIGHTS ?=
 RUNS ?=
 HOURS ?=
+VARIANTS ?= psrt_noshuffle kav11
+SEEDS ?= 0
+CLUSTER ?= local
+JOBS ?=
 SEED ?=
 ARGS ?=
 OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT)$(SEED:%=-seed%).ipynb
 
-.PHONY: help setup train record laptop test lint verify explore figures bench screenshot lab clean
+.PHONY: help setup train record laptop sweep test lint verify explore figures bench screenshot lab clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -46,8 +50,12 @@ record: $(READY) ## train every row on CAVE, or go on (wants a GPU): make record
 laptop: $(READY) ## the same without a GPU, small, half an hour a row: make laptop DATA=/path [OUT=runs/laptop]
 	$(CAMPAIGN)
 
+sweep: OUT = runs/sweep-$(PRESET)
+sweep: $(READY) ## many notebook runs, here or on Slurm: make sweep VARIANTS="kav1 kav11" SEEDS="0 1 2" CLUSTER=local|slurm [JOBS=2] [PRESET=study DATA=/path]
+	$(BIN)/python -m ka.sweep $(PRESET) --out "$(OUT)" --variants $(VARIANTS) --seeds $(SEEDS) --cluster $(CLUSTER) $(if $(JOBS),--jobs $(JOBS)) $(if $(DATA),--data "$(DATA)") $(ARGS)
+
 test: $(READY) lint ## lint, types, tests, notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -4,11 +4,8 @@
 """
 
 import json
-import resource
 import subprocess
 import sys
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +13,7 @@ import torch
 
 from benchmarks.measure import MIB, Place
 from ka.costs import deployed
-from ka.evaluate import sharpen
+from ka.evaluate import forget_peak, peak_bytes, sharpen
 from ka.files import KAError
 from ka.psrt import build
 from ka.runs import ROOT
@@ -59,44 +56,24 @@ def sharpened(
         sharpen(model, up[..., :small, :small], msi[..., :small, :small], small)  # sets up what is not the scene's
         seconds, mib = [], 0.0
         for turn in range(repeats):
-            _reset_peak(place)
+            forget_peak(place.device)
             before = _held(place)
             begun = place.now()
             sharpen(model, up, msi, tile or max(16, -(-size // 16) * 16))
             seconds.append(place.now() - begun)
             if not turn:  # later runs reuse what the first one took
-                mib = _most(place) - before
+                mib = peak_bytes(place.device) / MIB - before
     return {
         "seconds": significant(min(seconds)),
         "mib": significant(mib),
         "images_mib": significant(up.nbytes / MIB),
-        "process_mib": None if place.cuda else significant(_most(place)),
+        "process_mib": None if place.cuda else significant(peak_bytes(place.device) / MIB),
     }
-
-
-def _reset_peak(place: Place) -> None:
-    """Forget the peak so far. Where the system cannot, that of a process's start stays: too much, for small scenes."""
-    if place.cuda:
-        torch.cuda.reset_peak_memory_stats()
-    elif sys.platform == "linux":
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
 
 
 def _held(place: Place) -> float:
     """MiB in use: of the GPU, or of this process."""
     return (torch.cuda.memory_allocated() if place.cuda else psutil.Process().memory_info().rss) / MIB
-
-
-def _most(place: Place) -> float:
-    """Peak of MiB in use so far."""
-    if place.cuda:
-        return torch.cuda.max_memory_allocated() / MIB
-    status = Path("/proc/self/status")
-    if status.exists():  # where there is one, getrusage would also tell of the process that started this one
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
@@ -29,9 +29,9 @@ from filelock import FileLock
 
 from ka import results
 from ka.checkpoints import save_weights
-from ka.config import PRESETS, Config
+from ka.config import PRESETS, Config, parse_fields
 from ka.files import KAError, write_bytes, write_json
-from ka.plan import Plan, Planned, measure, parse_fields, share_cores
+from ka.plan import Plan, Planned, measure, share_cores
 from ka.runs import Run
 from ka.train import Data, load_data, pick_device, train
 
@@ -107,15 +107,20 @@ class Campaign:
 # One run after another
 
 
-def attempt(campaign: Campaign, planned: Planned, scenes: Data | None, bar: bool = False) -> str:
+def attempt(campaign: Campaign, planned: Planned, fit: Callable[[Config], object]) -> str:
     """Train a run to its end and keep its metrics and weights; whatever fails is noted in `failed/`.
+
+    Args:
+        campaign: whose run it is.
+        planned: the run.
+        fit: trains a configuration to its end, from wherever its folder stands.
 
     Returns:
         How it went, in a few words.
     """
     run, note = campaign.run(planned), campaign.failure(planned)
     try:
-        train(_here(run, campaign.config(planned)), scenes, bar=bar)
+        fit(_here(run, campaign.config(planned)))
         metrics = run.metrics()
         psnr = metrics["methods"]["best"]["mean"]["psnr"]
         notes = {"dataset": metrics["dataset"], "step": metrics["best"]["step"]}
@@ -158,7 +163,8 @@ def _numbers(psnr: float | None, seconds: float) -> str:
 def _work(campaign: Campaign, turns: Iterator[Planned], scenes: Data | None, bar: bool) -> None:
     for planned in turns:
         if not campaign.done(planned):
-            print(f"{planned.name:24} {attempt(campaign, planned, scenes, bar)}", flush=True)
+            how = attempt(campaign, planned, lambda config: train(config, scenes, bar=bar))
+            print(f"{planned.name:24} {how}", flush=True)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # the next run, or another process, may need it
 
@@ -362,9 +368,45 @@ def closing(campaign: Campaign) -> tuple[str, bool]:
     return "\n".join(lines), bool(failed)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """The arguments that tell what is to be trained, and where; a mistake is a KAError.
+
+    Args:
+        module: whose command line it is.
+        description: what it does.
+    """
+
+    def __init__(self, module: str, description: str) -> None:
+        super().__init__(f"python -m {module}", description=description)
+        self.add("protocol", f"one of {', '.join(PRESETS)}; a later call may leave it out", nargs="?")
+        self.add("--out", "folder of the runs; all it holds may be moved to another machine", required=True)
+        self.add("--data", "folder of the data set, on this machine")
+        self.add("--variants", "rows, instead of all of the study; a later call adds them", nargs="+")
+        self.add("--seeds", "of every row, instead of the preset's one; a later call adds them", nargs="+", type=int)
+        self.add("--iterations", "length of every run, instead of the preset's", type=int)
+        self.add("--device", "auto, cpu, cuda or cuda:N, on this machine", default="auto")
+        more = "further fields of the configuration, such as dim=24 batch=8"
+        self.add("--set", more, nargs="+", default=[], action="extend")
+        self.set_defaults(hours=None, dry_run=False)
+
+    def add(self, name: str, text: str, **options: Any) -> None:
+        """One more argument."""
+        self.add_argument(name, help=text, **options)
+
     def error(self, message: str) -> NoReturn:
-        raise KAError(f"{message}; python -m ka.campaign --help lists the arguments")
+        """As argparse, but without ending the process."""
+        raise KAError(f"{message}; {self.prog} --help lists the arguments")
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The arguments, with `jobs` among them.
+
+        Raises:
+            KAError: one that does not exist, or a value of the wrong kind.
+        """
+        found = self.parse_args(arguments)
+        if found.jobs < 1:
+            raise KAError(f"--jobs {found.jobs} is not at least 1")
+        return found
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -373,25 +415,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         KAError: an argument that does not exist, or a value of the wrong kind.
     """
-    parser = _Parser("python -m ka.campaign", description="Train all rows of a protocol; the same command goes on.")
-
-    def add(name: str, text: str, **options: Any) -> None:
-        parser.add_argument(name, help=text, **options)
-
-    add("protocol", f"one of {', '.join(PRESETS)}; a later call may leave it out", nargs="?")
-    add("--out", "folder of the campaign; all it holds may be moved to another machine", required=True)
-    add("--data", "folder of the data set, on this machine")
-    add("--variants", "rows, instead of all of the study; a later call adds them", nargs="+")
-    add("--seeds", "seeds of every row, instead of the preset's one; a later call adds them", nargs="+", type=int)
-    add("--iterations", "length of every run, instead of the preset's", type=int)
-    add("--hours", "choose the length so that all runs take so many hours", type=float)
-    add("--jobs", "runs side by side (on a CPU with one thread each, then)", type=int, default=1)
-    add("--device", "auto, cpu, cuda or cuda:N, on this machine", default="auto")
-    add("--set", "further fields of the configuration, such as dim=24 batch=8", nargs="+", default=[], action="extend")
-    add("--dry-run", "only say what would be trained, and how long it would take", action="store_true")
-    found = parser.parse_args(arguments)
-    if found.jobs < 1:
-        raise KAError(f"--jobs {found.jobs} is not at least 1")
+    parser = Parser("ka.campaign", "Train all rows of a protocol; the same command goes on.")
+    parser.add("--hours", "choose the length so that all runs take so many hours", type=float)
+    parser.add("--jobs", "runs side by side (on a CPU with one thread each, then)", type=int, default=1)
+    parser.add("--dry-run", "only say what would be trained, and how long it would take", action="store_true")
+    found = parser.parse(arguments)
     if found.hours is not None and not 0 < found.hours < 1e5:
         raise KAError(f"--hours {found.hours:g} is no number of hours; give one above 0")
     return found

@@ -1,10 +1,11 @@
 """What a training run is: one frozen configuration, with named presets."""
 
+import ast
 import math
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
@@ -208,6 +209,26 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "checkpoint_every": 60.0,
     },
 }
+
+
+def parse_fields(given: Sequence[str], option: str = "--set") -> dict[str, Any]:
+    """`field=value` as a mapping; a value is what Python would make of it, else text.
+
+    Raises:
+        KAError: a part without `=`, or a field given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key or key in found:
+            raise KAError(
+                f"{option} {text!r} is not of the form name=value, each name once; write {option} name=value …"
+            )
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:

@@ -13,6 +13,7 @@ Every array is `bands h w` in [0, 1]; the low-resolution one is `bands h/ratio w
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 from jaxtyping import Float
 from PIL import Image
 
@@ -149,7 +151,7 @@ def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | 
 
 # CAVE
 
-_DAMAGED = (OSError, SyntaxError, ValueError)  # what Pillow raises on damaged PNGs
+_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on damaged PNGs
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,8 @@ def _bad_png(path: Path, error: Exception) -> KAError:
 
 # HDF5
 
+_DAMAGED_H5 = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises on damaged files
+
 
 @dataclass(frozen=True)
 class LazyRow:
@@ -270,7 +274,7 @@ class LazyRow:
             status = os.stat(self.path)
             file = _open_h5(self.path, os.getpid(), status.st_ino, status.st_mtime_ns)
             values = np.asarray(file[self.field][(self.row, *key)], dtype=np.float32)
-        except (OSError, KeyError) as error:
+        except _DAMAGED_H5 as error:
             raise _bad_h5(self.path, error) from error
         check_values(values, f"{self.path}: {self.field}, row {self.row}", *_LIMITS.get(self.field, (0.0, 1.0)))
         return values
@@ -308,17 +312,23 @@ def _h5(split: str, root: Path, degradation: Degradation, scenes: Sequence[str] 
             lost = [name for name in FIELDS.values() if not isinstance(file.get(name), h5py.Dataset)]
             if lost:
                 raise KAError(f"{path}: no field {', '.join(lost)}; give a file with {', '.join(FIELDS.values())}")
-            shapes = {key: tuple(int(n) for n in file[name].shape) for key, name in FIELDS.items()}
+            odd = [f"{name} {file[name].dtype}" for name in FIELDS.values() if file[name].dtype.kind not in "fiu"]
+            if odd:
+                raise KAError(f"{path}: {', '.join(odd)} are no numbers; write the file again")
+            shapes = {key: tuple(int(n) for n in file[name].shape or ()) for key, name in FIELDS.items()}
             attributes = dict(file.attrs) if "source_sha256" in file.attrs else {}  # written by `write_h5`
-    except OSError as error:
+    except KAError:
+        raise
+    except _DAMAGED_H5 as error:
         raise _bad_h5(path, error) from error
     n, bands, channels = _check_shapes(path, shapes, degradation.ratio)
     _check_made(path, attributes, degradation)
-    names = json.loads(attributes.get("scenes", "[]"))
-    names = names if len(names) == n else [f"row {i}" for i in range(n)]
-    wavelengths = attributes.get("wavelengths", CAVE_WAVELENGTHS if bands == 31 else None)
-    msi = json.loads(attributes.get("msi_names", '["R", "G", "B"]'))
-    msi = msi if len(msi) == channels else [f"channel {i}" for i in range(channels)]
+    names = _names(path, attributes, "scenes", n, [f"row {i}" for i in range(n)])
+    wavelengths = _numbers(path, attributes, "wavelengths", (bands,))
+    if wavelengths is None and bands == 31:
+        wavelengths = CAVE_WAVELENGTHS
+    usual = ["R", "G", "B"] if channels == 3 else [f"channel {i}" for i in range(channels)]
+    msi = _names(path, attributes, "msi_names", channels, usual)
     chosen = set(_choose(names, scenes, path.name))
 
     def scene(row: int) -> Scene:
@@ -327,7 +337,34 @@ def _h5(split: str, root: Path, degradation: Degradation, scenes: Sequence[str] 
 
     rows = [scene(row) for row in range(n) if names[row] in chosen]
     display = _display(wavelengths, bands)
-    return SceneSet("h5", split, degradation.ratio, wavelengths, display, tuple(msi), rows, attributes.get("srf"))
+    srf = _numbers(path, attributes, "srf", (channels, bands))
+    return SceneSet("h5", split, degradation.ratio, wavelengths, display, tuple(msi), rows, srf)
+
+
+def _names(path: Path, attributes: Mapping[str, Any], key: str, count: int, otherwise: list[str]) -> list[str]:
+    """Names that a file tells as JSON, each once; `otherwise` where it tells none, or of something else (patches)."""
+    told = attributes.get(key, "[]")
+    try:
+        names = json.loads(told)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise KAError(f"{path}: attribute {key} is no list of names, but {str(told)[:60]!r}; write it again") from None
+    if len(names) != count:
+        return otherwise
+    if len(set(names)) != count:
+        raise KAError(f"{path}: attribute {key} holds a name twice: {', '.join(names)[:60]}; write it again")
+    return names
+
+
+def _numbers(path: Path, attributes: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Finite numbers that a file tells, None where it tells none."""
+    if (told := attributes.get(key)) is None:
+        return None
+    found = np.asarray(told)
+    if found.shape != shape or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+        raise KAError(f"{path}: attribute {key} is no array of {shape} finite numbers; write it again")
+    return found
 
 
 def _check_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], ratio: int) -> tuple[int, int, int]:
@@ -336,6 +373,12 @@ def _check_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], ratio: int)
     if any(len(shape) != 4 or 0 in shape for shape in shapes.values()):
         raise KAError(f"{path}: fields are rows × bands × h × w, none of them 0, but found {listed}; write it again")
     n, bands, h, w = shapes["gt"]
+    row = sum(4 * math.prod(shape[1:]) for shape in shapes.values())
+    if row > (memory := psutil.virtual_memory().total):
+        raise KAError(
+            f"{path}: one row takes {row / 2**30:,.0f} GiB and this machine has {memory / 2**30:.0f} ({listed}); cut "
+            "it into patches"
+        )
     held = h // shapes["lr"][2]
     fit = shapes["up"] == shapes["gt"] and shapes["lr"] == (n, bands, h / held, w / held) if held else False
     if not fit or (shapes["msi"][0], *shapes["msi"][2:]) != (n, h, w):
@@ -348,7 +391,8 @@ def _check_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], ratio: int)
 def _check_made(path: Path, attributes: Mapping[str, Any], degradation: Degradation) -> None:
     """Where a file tells its blur and offset, they are the ones asked for."""
     asked = {"blur_size": degradation.blur_size, "blur_sigma": degradation.blur_sigma, "offset": degradation.start}
-    other = [f"{key} {attributes[key]:g}" for key in asked if attributes.get(key, asked[key]) != asked[key]]
+    told = {key: attributes.get(key, asked[key]) for key in asked}
+    other = [f"{key} {value}" for key, value in told.items() if np.ndim(value) or value != asked[key]]
     if other:
         raise KAError(f"{path}: was made with {', '.join(other)}, not {asked}; ask for what it holds, or make another")
 

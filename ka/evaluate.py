@@ -1,8 +1,13 @@
 """One evaluation routine for whole scene sets, in one pass or in tiles, and the methods without training."""
 
+import logging
 import math
+import resource
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,6 +21,8 @@ from ka.psrt import N_BLOCKS, PSRT, WINDOWS
 from ka.scenes import Scene, SceneSet
 from ka.simulate import Degradation, bicubic, degrade
 from ka.variants import Variant
+
+log = logging.getLogger("ka")
 
 GRID = 16  # tiles start on multiples of it, so that windows and the cells of a shuffle fall as in the whole image
 
@@ -176,7 +183,8 @@ def sharpen(
             Variants bound to positions are never tiled unless asked: their result would depend on free memory.
 
     Raises:
-        KAError: `tile` is no positive multiple of 16; a variant bound to positions does not fit in memory.
+        KAError: `tile` is no positive multiple of 16; a variant bound to positions does not fit in memory, or on a GPU
+            not even tiles do.
     """
     h, w = up.shape[-2:]
     if tile is None:
@@ -187,10 +195,38 @@ def sharpen(
                 f"{model.row.name} tiles give another result ({why}): free memory, or ask for them with tile=256"
             )
         tile = max(h, w) if why or needed < free / 2 else 256
-    elif isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % GRID:
+        return _in_one(model, up, msi) if tile >= max(h, w) else _in_tiles(model, up, msi, tile)
+    if isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % GRID:
         raise KAError(f"tile={tile!r} must be a positive multiple of {GRID}; choose 256")
-    if tile >= max(h, w):
+    return model(up, msi) if tile >= max(h, w) else _in_tiles(model, up, msi, tile)
+
+
+def _in_one(model: PSRT, up: Tensor, msi: Tensor) -> Tensor:
+    """One pass; in tiles if a GPU's memory does not suffice after all, as when another program took it meanwhile."""
+    h, w = up.shape[-2:]
+    try:
         return model(up, msi)
+    except torch.OutOfMemoryError:
+        if why := model.row.position_bound:
+            raise KAError(
+                f"one pass over {h}×{w} does not fit in the memory of {up.device}; with {model.row.name} tiles give "
+                f"another result ({why}): free memory, or ask for them with tile=256"
+            ) from None
+    for tile in (256, 128, 64):
+        log.warning("one pass over %d×%d does not fit in the memory of %s: in tiles of %d", h, w, up.device, tile)
+        torch.cuda.empty_cache()
+        try:
+            return _in_tiles(model, up, msi, tile)
+        except torch.OutOfMemoryError:
+            continue
+    raise KAError(
+        f"not even tiles of 64 pixels fit in the memory of {up.device}; end other programs, or use device='cpu'"
+    )
+
+
+def _in_tiles(model: PSRT, up: Tensor, msi: Tensor, tile: int) -> Tensor:
+    """Overlapping tiles, of which the inner parts are kept."""
+    h, w = up.shape[-2:]
     margin = math.ceil(reach(model.row) / GRID) * GRID
     out = torch.empty_like(up)
     for top in range(0, h, tile):
@@ -232,3 +268,23 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory in use so far, or since `forget_peak`: allocated on a GPU, or of this whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # where there is one, getrusage would also tell of the process that started this one
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to measure `peak_bytes` anew. Where the system cannot, the peak of the process's start stays."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")

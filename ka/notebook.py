@@ -1,9 +1,10 @@
 """What the notebooks share: parameters that are checked, tables, and curves drawn while training."""
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
 
 from IPython.display import DisplayHandle, Image, Markdown, display
 from matplotlib.figure import Figure
@@ -12,6 +13,12 @@ from ka.config import Config
 from ka.files import KAError
 from ka.metrics import METRICS
 from ka.plots import curves, png
+
+
+class HasRow(Protocol):
+    """Something that is a row of a table."""
+
+    def row(self) -> Mapping[str, object]: ...
 
 
 def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[str, Any]]:
@@ -90,15 +97,42 @@ class LiveCurves:
             self.handle.update(show(curves(history)))
 
 
+class LiveTable:
+    """A table that is redrawn in place; call it with things that have a `row()`."""
+
+    def __init__(self) -> None:
+        self.handle: DisplayHandle | None = display(table([]), display_id=True)
+
+    def __call__(self, found: Sequence[HasRow]) -> None:
+        if self.handle is not None:
+            self.handle.update(table([one.row() for one in found]))
+
+
 def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
-    """Rows as a Markdown table, with the keys of the first as its head; says so where there is none."""
+    """Rows as a Markdown table, with the keys of the first as its head; says so where there is none.
+
+    Cells show their text as it is: names and messages may come from files.
+    """
     if not rows:
         return Markdown("*nothing to show yet*")
     head: list[object] = list(rows[0])
-    lines: list[list[object]] = [head, ["---"] * len(head), *([row.get(str(key), "") for key in head] for row in rows)]
-    return Markdown(
-        "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-    )
+    lines = [head, *([row.get(str(key), "") for key in head] for row in rows)]
+    found = ["| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines]
+    found.insert(1, "| " + " | ".join(["---"] * len(head)) + " |")
+    return Markdown("\n".join(found))
+
+
+_ESCAPED = {
+    **{letter: f"\\{letter}" for letter in "\\`*|$~"},
+    "&": "&amp;",
+    "<": "&lt;",
+    "](": "]\\(",  # brackets alone are intervals
+}
+
+
+def _cell(text: str) -> str:
+    """Text in one line that starts no Markdown, HTML or mathematics."""
+    return re.sub(r"\]\(|[\\`*|$~&<]", lambda found: _ESCAPED[found[0]], " ".join(text.split()))
 
 
 def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -112,3 +146,11 @@ def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         }
         rows.append({"method": method, **cells})
     return rows
+
+
+def memory(metrics: Mapping[str, Any]) -> str:
+    """Peak memory from a run's `metrics()`, in words; runs of former versions did not note it."""
+    found = metrics.get("memory")
+    if found is None:
+        return "not noted"
+    return f"{found['training_mib']:,} MiB in training, {found['test_mib']:,} MiB on whole test scenes"

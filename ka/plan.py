@@ -4,7 +4,6 @@ What belongs to a machine (where the data lie, the device, how many run side by 
 can go on elsewhere. `measure` says how long an iteration takes here, `Pace.iterations` how many fit so many hours.
 """
 
-import ast
 import json
 import math
 import multiprocessing
@@ -216,6 +215,8 @@ class Plan:
             value["runs"] = tuple(Planned(**run) for run in value["runs"])
             value["pace"] = None if value["pace"] is None else Pace(**value["pace"])
             plan = cls(**value)
+            if not isinstance(plan.protocol, str):
+                raise TypeError("its protocol is no name")
             for run in plan.runs:
                 plan.config(run)
         except FileNotFoundError:
@@ -228,24 +229,6 @@ class Plan:
         if plan.protocol not in PRESETS:
             raise KAError(f"{path} is of an unknown protocol {plan.protocol!r}; restore it, or choose another --out")
         return plan
-
-
-def parse_fields(given: Sequence[str]) -> dict[str, Any]:
-    """`field=value` as fields of `Config`; a value is what Python would make of it, else text.
-
-    Raises:
-        KAError: a part without `=`, or a field given twice.
-    """
-    found: dict[str, Any] = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key or key in found:
-            raise KAError(f"--set {text!r} is not of the form field=value, each field once; write --set dim=24 batch=8")
-        try:
-            found[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[key] = value
-    return found
 
 
 def _check_changes(changes: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from ka.checkpoints import load_checkpoint
 from ka.config import Config
 from ka.files import KAError, write_bytes, write_json
 from ka.psrt import PSRT
+from ka.scenes import is_whole
 
 PACKAGES = ("torch", "numpy", "einops", "h5py", "safetensors", "kernel-attention-workbook")
 FILES = (
@@ -152,11 +153,14 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """What was noted during training, in order; a half-written last line (a killed run's) is left out."""
         path = self.path / "history.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         notes = []
         for number, line in enumerate(lines):
             try:
-                notes.append(json.loads(line))
+                note = json.loads(line)
+                if not isinstance(note, dict) or not is_whole(note.get("step")):
+                    raise ValueError
+                notes.append(note)
             except ValueError:
                 if number < len(lines) - 1:
                     raise KAError(f"{path}, line {number + 1} is damaged; restore it, or use restart=True") from None

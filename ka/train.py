@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -27,10 +27,22 @@ from tqdm.auto import tqdm
 from ka import data
 from ka.checkpoints import save_weights
 from ka.config import Config
-from ka.evaluate import Evaluation, LinearInjection, Method, Network, evaluate, finite, free_bytes, upsampled
+from ka.evaluate import (
+    Evaluation,
+    LinearInjection,
+    Method,
+    Network,
+    evaluate,
+    finite,
+    forget_peak,
+    free_bytes,
+    peak_bytes,
+    upsampled,
+)
 from ka.files import KAError, write_json
 from ka.metrics import METRICS, ssim
 from ka.psrt import PSRT, build, parameter_count
+from ka.ranks import ALONE, Ranks
 from ka.runs import Run, runs_folder
 from ka.scenes import DevicePatches, Draw, Patches, Scene, SceneSet
 from ka.simulate import Degradation
@@ -110,11 +122,13 @@ def _centre(scene: Scene, config: Config) -> Scene:
 
 @dataclass
 class State:
-    """What changes during a run, and what a checkpoint holds."""
+    """What changes during a run, and what a checkpoint holds; `network` is the model as `ranks` run it."""
 
     model: PSRT
     average: PSRT
     optimizer: torch.optim.Optimizer
+    network: torch.nn.Module
+    ranks: Ranks = ALONE
     step: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
@@ -146,7 +160,13 @@ _SCALARS = ("step", "seconds", "loss_sum", "loss_count", "best", "best_step", "b
 
 
 def train(
-    config: Config, scenes: Data | None = None, *, restart: bool = False, watch: Watch | None = None, bar: bool = True
+    config: Config,
+    scenes: Data | None = None,
+    *,
+    restart: bool = False,
+    watch: Watch | None = None,
+    bar: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Train to the end and measure the test scenes; goes on where a former call was stopped.
 
@@ -156,6 +176,7 @@ def train(
         restart: throw away what the run folder holds and train anew (leave it out to go on with a stopped run).
         watch: called with the history after every validation (to draw curves).
         bar: show a progress bar.
+        ranks: the processes that train it together, each of which calls this (see `ka.ranks`).
 
     Returns:
         The finished run. One that is finished already is returned as it is.
@@ -165,18 +186,36 @@ def train(
             finite. What was saved before stays.
     """
     run = Run(run_folder(config))
-    with run.lock():
-        if not restart:
-            run.check(config)
-        if restart or not run.finished:
-            scenes, device = scenes or load_data(config), pick_device(config)
-            for scene in scenes.test:
-                scene.load()  # a broken test scene is found now, not after training
-            if restart:
-                run.clear()
-            run.start(config)
-            _train(config, run, scenes, device, watch, bar)
+    with ExitStack() as held:
+        try:
+            ranks.check(config.batch)
+            if ranks.first:
+                held.enter_context(run.lock())
+                scenes = _begin(config, run, scenes, restart)
+        except KAError as error:
+            ranks.agree(str(error))
+            raise
+        ranks.agree()
+        if not run.finished:
+            device = ranks.device or pick_device(config)
+            _train(config, run, scenes or load_data(config), device, watch, bar and ranks.first, ranks)
     return run
+
+
+def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data | None:
+    """Make a run folder ready; gives the scenes, None where the run is finished."""
+    if not restart:
+        run.check(config)
+        if run.finished:
+            return None
+    scenes = scenes or load_data(config)
+    pick_device(config)
+    for scene in scenes.test:
+        scene.load()  # a broken test scene is found now, not after training
+    if restart:
+        run.clear()
+    run.start(config)
+    return scenes
 
 
 def run_folder(config: Config) -> Path:
@@ -186,13 +225,17 @@ def run_folder(config: Config) -> Path:
     return runs_folder() / f"{config.dataset}-{config.variant}-dim{config.dim}-seed{config.seed}"
 
 
-def _train(config: Config, run: Run, scenes: Data, device: torch.device, watch: Watch | None, bar: bool) -> None:
+def _train(
+    config: Config, run: Run, scenes: Data, device: torch.device, watch: Watch | None, bar: bool, ranks: Ranks
+) -> None:
     n = len(scenes.patches) // config.batch
     total = config.iterations if config.iterations is not None else n * (config.epochs or 0)
     state = start(config, scenes.train.n_bands, scenes.train.n_msi, device)
     if (saved := run.resume()) is not None:
         state.load(saved, run.path / "checkpoint.pt")
-    history = run.cut_history(state.step)
+    ranks.agree()  # all have read before the first one writes
+    state.ranks, state.network = ranks, ranks.wrap(state.model)
+    history = run.cut_history(state.step) if ranks.first else []
     patches = placed(scenes.patches, device)
     progress = tqdm(
         total=total, initial=state.step, desc=config.variant, unit="it", disable=not bar, dynamic_ncols=True
@@ -202,7 +245,9 @@ def _train(config: Config, run: Run, scenes: Data, device: torch.device, watch: 
             _stretch(config, run, scenes, patches, state, total, progress, history)
             if watch is not None:
                 watch(history)
-    finish(config, run, scenes, state, bar)
+    if ranks.first:
+        finish(config, run, scenes, state, bar)
+    ranks.agree()
 
 
 def placed(patches: Patches, device: torch.device) -> Patches | DevicePatches:
@@ -246,9 +291,11 @@ def _stretch(
         state.seconds, clock = state.seconds + now - clock, now
         progress.update(count)
         progress.set_postfix(_postfix(loss, history), refresh=False)
-        if now - saved > config.checkpoint_every and state.step < end:
+        if state.ranks.first and now - saved > config.checkpoint_every and state.step < end:
             run.save(state.to_dict())
             saved = time.monotonic()
+    if not state.ranks.first:
+        return
     note: dict[str, Any] = {
         "step": state.step,
         "seconds": round(state.seconds, 2),
@@ -291,7 +338,7 @@ def start(config: Config, n_bands: int, n_msi: int, device: torch.device) -> Sta
         weight_decay=config.weight_decay,
         fused=True,  # one pass over each weight; hundreds of small ones cost more to launch than to compute
     )
-    return State(model, copy.deepcopy(model), optimizer)
+    return State(model, copy.deepcopy(model), optimizer, model)
 
 
 def learning_rate(config: Config, step: int, total: int) -> float:
@@ -342,14 +389,15 @@ def some_steps(config: Config, patches: Patches | DevicePatches, state: State, t
 def _gradient(config: Config, state: State, batch: dict[str, Tensor], weights: list[Tensor]) -> Float[Tensor, "2"]:
     """Leave the clipped gradient in the weights; gives the loss and the gradient's norm, on the device."""
     device = state.model.head.weight.device
-    up, msi, gt = (batch[key].to(device, non_blocking=True) for key in ("up", "msi", "gt"))
+    mine = state.ranks.share(batch)
+    up, msi, gt = (mine[key].to(device, non_blocking=True) for key in ("up", "msi", "gt"))
     amp = torch.autocast(device.type, torch.bfloat16) if config.amp == "bfloat16" else nullcontext()
     with amp:
-        prediction = state.model(up, msi)
+        prediction = state.network(up, msi)
     loss = loss_of(config, prediction.float(), gt)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    return torch.stack([loss.detach(), torch.nn.utils.clip_grad_norm_(weights, config.clip)])
+    state.ranks.backward(loss)
+    return torch.stack([state.ranks.mean(loss.detach()), torch.nn.utils.clip_grad_norm_(weights, config.clip)])
 
 
 def _look_at(config: Config, state: State, seen: list[Tensor]) -> float:
@@ -421,14 +469,19 @@ def validate(config: Config, run: Run, scenes: Data, state: State) -> dict[str, 
 
 
 def finish(config: Config, run: Run, scenes: Data, state: State, bar: bool = True) -> None:
-    """Write the final weights and measure every method on the test scenes, whole."""
+    """Write the final weights and measure every method on the test scenes, whole.
+
+    Peak memory is the GPU's, or that of this whole process (which holds the scenes too), since its start.
+    """
+    device = state.model.head.weight.device
+    memory = {"training_mib": round(peak_bytes(device) / 2**20)}
+    forget_peak(device)
     for which, model in (("last", state.model), ("average", state.average)):
         model.eval()
         save_weights(run.path / f"{which}.safetensors", model, step=state.step, weights=which, ratio=config.ratio)
     if not scenes.val:
         state.best_step, state.best_of = state.step, "last"
         save_weights(run.path / "best.safetensors", state.model, step=state.step, weights="last", ratio=config.ratio)
-    device = state.model.head.weight.device
     methods: dict[str, Method] = {"last": Network(state.model), "average": Network(state.average)}
     if state.best_step != state.step:
         methods["best"] = Network(run.model("best").to(device))
@@ -438,6 +491,7 @@ def finish(config: Config, run: Run, scenes: Data, state: State, bar: bool = Tru
             found[name] = evaluate(method, _counted(scenes.test, progress), config.ratio)
     found.setdefault("best", found[state.best_of])
     count = parameter_count(config.variant, scenes.train.n_bands, scenes.train.n_msi, config.dim)
+    memory["test_mib"] = round(peak_bytes(device) / 2**20)
     write_json(
         run.path / "metrics.json",
         {
@@ -448,6 +502,7 @@ def finish(config: Config, run: Run, scenes: Data, state: State, bar: bool = Tru
             "best": {"step": state.best_step, "weights": state.best_of},
             "iterations": state.step,
             "seconds": round(state.seconds, 1),
+            "memory": memory,
             "parameters": {"live": count.live, "reported": count.reported, "deployed": count.deployed},
             "methods": {name: evaluation.to_dict() for name, evaluation in found.items()},
         },

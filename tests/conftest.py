@@ -13,6 +13,19 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+SLOW = (
+    *("test_committed_notebooks.py", "test_notebooks.py", "test_figures.py", "test_campaign.py", "test_browser.py"),
+    *("test_train.py", "test_sweep.py", "test_hostile.py", "test_distributed.py"),
+)
+"""Files that take longest for the number of their tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first: with one of them left to the end, the other of two workers would wait for it."""
+    place = {name: k for k, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The project's reference material; in CI it must be there."""

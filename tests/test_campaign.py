@@ -207,7 +207,7 @@ def test_a_plan_is_added_to_and_never_contradicted(
         (["smoke", "--seeds", "-1"], "seed=-1 is out of range"),
         (["smoke", "--seeds", "../1"], "argument --seeds: invalid int value: '../1'"),
         (["smoke", "--set", "dim=20"], "dim=20 does not split into 8 heads"),
-        (["smoke", "--set", "dim"], "--set 'dim' is not of the form field=value"),
+        (["smoke", "--set", "dim"], "--set 'dim' is not of the form name=value"),
         (["smoke", "--set", "run_dir=/tmp"], "run_dir cannot be set for all runs of a plan"),
         (["smoke", "--iterations", "3", "--set", "iterations=3"], "iterations are given twice"),
         (["smoke", "--iterations", "3", "--hours", "1"], "--hours decides on the number of iterations"),

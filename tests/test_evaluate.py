@@ -8,7 +8,18 @@ import torch
 
 import ka
 from ka import data, verify
-from ka.evaluate import Evaluation, LinearInjection, Network, detail, evaluate, reach, sharpen, upsampled
+from ka.evaluate import (
+    Evaluation,
+    LinearInjection,
+    Network,
+    detail,
+    evaluate,
+    forget_peak,
+    peak_bytes,
+    reach,
+    sharpen,
+    upsampled,
+)
 from ka.simulate import Degradation
 from ka.variants import VARIANTS
 
@@ -90,6 +101,52 @@ def test_a_tile_off_the_grid_is_refused(tile: object) -> None:
     model = ka.build("kav11", n_bands=4, n_msi=2, dim=8)
     with pytest.raises(ka.KAError, match="positive multiple of 16"):
         sharpen(model, torch.rand(1, 4, 32, 32), torch.rand(1, 2, 32, 32), tile)  # type: ignore[arg-type]
+
+
+class Small(torch.nn.Module):
+    """A model on a GPU whose memory holds images of so many pixels a side."""
+
+    def __init__(self, name: str, side: int) -> None:
+        super().__init__()
+        self.model, self.side = ka.build(name, n_bands=4, n_msi=2, dim=8).eval(), side
+        self.row, self.dim, self.n_bands, self.n_msi = self.model.row, 8, 4, 2
+        self.seen: list[int] = []
+
+    def forward(self, up: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
+        self.seen.append(up.shape[-1])
+        if max(up.shape[-2:]) > self.side:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(up, msi)
+
+
+def test_a_gpu_that_is_full_after_all_is_given_tiles(caplog: pytest.LogCaptureFixture) -> None:
+    up, msi = torch.rand(1, 4, 48, 400), torch.rand(1, 2, 48, 400)
+    small = Small("psrt_noshuffle", 260)
+    torch.nn.init.normal_(small.model.tail.weight, std=0.1)
+    found = sharpen(small, up, msi)  # type: ignore[arg-type]
+    assert "does not fit in the memory of cpu: in tiles of 256" in caplog.text
+    assert "in tiles of 128" in caplog.text  # with their margins, those of 256 were too large
+    with torch.no_grad():
+        torch.testing.assert_close(found, small.model(up, msi), rtol=0, atol=1e-6)
+    with pytest.raises(ka.KAError, match="not even tiles of 64 pixels fit"):
+        sharpen(Small("psrt_noshuffle", 20), up, msi)  # type: ignore[arg-type]
+    with pytest.raises(ka.KAError, match="does not fit in the memory of cpu; with kav1 tiles give another result"):
+        sharpen(Small("kav1", 20), up, msi)  # type: ignore[arg-type]
+    asked = Small("psrt_noshuffle", 20)
+    with pytest.raises(torch.OutOfMemoryError):  # who asks for tiles gets these
+        sharpen(asked, up, msi, 128)  # type: ignore[arg-type]
+
+
+def test_peak_memory_is_that_of_now() -> None:
+    cpu = torch.device("cpu")
+    forget_peak(cpu)
+    before = peak_bytes(cpu)
+    filled = torch.ones(2**26)
+    assert 2**28 <= peak_bytes(cpu) - before < 2**29
+    del filled
+    assert peak_bytes(cpu) - before >= 2**28
+    forget_peak(cpu)
+    assert peak_bytes(cpu) - before < 2**28
 
 
 def test_evaluation_gives_mean_and_sample_std() -> None:
