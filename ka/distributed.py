@@ -1,19 +1,24 @@
 """One model on several devices, of one machine or of several.
 
     torchrun --nproc-per-node 2 -m ka.distributed record variant=kav11 data_root=/path/to/CAVE
-    srun --ntasks 2 python -m ka.distributed record variant=kav11 data_root=/path/to/CAVE
+    srun --ntasks-per-node 2 --kill-on-bad-exit=1 python -m ka.distributed record variant=kav11 data_root=/path/to/CAVE
 
 `train_on` does the first of these for a notebook. A run that was begun on one device goes on on several, and the other
 way round: the folder is the same.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ka.config import PRESETS, Config, parse_fields
 from ka.files import KAError
@@ -22,6 +27,8 @@ from ka.ranks import ALONE, launched
 from ka.runs import ROOT, Run
 from ka.scenes import is_whole
 from ka.train import Data, Watch, run_folder, train
+
+PARENT = "KA_PARENT"  # in the environment: the process of the notebook
 
 
 def train_on(
@@ -47,12 +54,15 @@ def train_on(
     if devices == 1:
         return train(config, scenes, restart=restart, watch=watch)
     run = Run(run_folder(config).resolve())
+    root = None if config.data_root is None else str(Path(config.data_root).resolve())
+    places = {"run_dir": str(run.path), "data_root": root}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    fields = [f"{key}={value!r}" for key, value in (config.to_dict() | {"run_dir": str(run.path)}).items()]
+    fields = [f"{key}={value!r}" for key, value in (config.to_dict() | places).items()]
     command = [*torchrun, "-m", "ka.distributed", "demo", *fields, *(["--restart"] if restart else [])]
     seen: list[dict[str, Any]] = []
     with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=told)
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=told, env=environment)
         try:
             while process.poll() is None:
                 time.sleep(0.5)
@@ -62,11 +72,14 @@ def train_on(
         finally:
             if process.poll() is None:  # Ctrl-C, or an error of `watch`
                 process.terminate()
-                process.wait()
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
         told.seek(0)
         lines = told.read().splitlines()
     if process.returncode:
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        errors = [line.partition("error: ")[2] for line in lines if line.startswith(("error: ", "rank "))]
         raise KAError(errors[0] if errors else f"{devices} processes ended early: {' '.join(lines[-5:])[-500:]}")
     return run
 
@@ -80,13 +93,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("fields", help="of the configuration, such as variant=kav11 data_root=/path", nargs="*")
     parser.add_argument("--restart", help="train a finished run again", action="store_true")
     asked, ranks = parser.parse_args(arguments), ALONE
+    threading.Thread(target=_end_with_parents, daemon=True).start()
     try:
         config = Config.preset(asked.preset, **parse_fields(asked.fields, "field"))
         ranks = launched(config.device)
         run = train(config, restart=asked.restart, bar=sys.stderr.isatty(), ranks=ranks)
     except KAError as error:
-        if ranks.first:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        who = "" if ranks.count == 1 or ranks.first else f"rank {ranks.fabric.global_rank}, "
+        print(f"{who}error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -95,6 +109,14 @@ def main(arguments: Sequence[str]) -> int:
         shown = ", ".join(f"{METRICS[name].heading} {found[name]:.3f}" for name in ("psnr", "sam", "ergas"))
         print(f"{run.path}: {shown}")
     return 0
+
+
+def _end_with_parents() -> None:
+    """End when torchrun is killed, or the notebook that started it: training on unseen would hold the run's lock."""
+    parents = [os.getppid(), int(os.environ.get(PARENT, os.getppid()))]
+    while os.getppid() == parents[0] and psutil.pid_exists(parents[1]):
+        time.sleep(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ ranks: it may change on the way. `ka.distributed` starts them.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -80,6 +81,15 @@ class Ranks:
         if self.fabric is not None and (told := self.fabric.broadcast(error)) is not None:
             raise KAError(told)
 
+    def same(self, number: int, what: str) -> None:
+        """Make sure that all ranks came with the same number.
+
+        Raises:
+            KAError: they did not: they see different files.
+        """
+        if self.fabric is not None and self.fabric.all_gather(torch.tensor(number)).unique().numel() > 1:
+            raise KAError(f"the processes do not see the same {what}; put it on a disk that all machines share")
+
 
 ALONE = Ranks()
 
@@ -91,29 +101,43 @@ def launched(device: str = "auto") -> Ranks:
         device: `auto`, `cpu` or `cuda`; on CUDA every process of a machine has a GPU of its own.
 
     Raises:
-        KAError: Fabric is not installed; a GPU by number (each process has its own).
+        KAError: Fabric is not installed, or could not join them; a GPU by number (each process has its own).
     """
     local, nodes = _places(os.environ)
     if local * nodes == 1:
         return ALONE
-    try:
-        from lightning_fabric import Fabric  # noqa: PLC0415  (seconds that a single process need not pay)
-    except ImportError:
-        raise KAError("several processes need lightning-fabric; pip install lightning-fabric") from None
     if ":" in device:
         raise KAError(f"device={device!r} is one GPU, and every process has its own; give auto, cpu or cuda")
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    fabric = Fabric(accelerator="cuda" if cuda else "cpu", devices=local, num_nodes=nodes, strategy="ddp")
-    fabric.launch()
+    try:
+        from lightning_fabric import Fabric  # noqa: PLC0415  (seconds that a single process need not pay)
+        from lightning_fabric.strategies import DDPStrategy  # noqa: PLC0415
+    except ImportError:
+        raise KAError("several processes need lightning-fabric; pip install lightning-fabric") from None
+    if "SLURM_STEP_NUM_TASKS" in os.environ:
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(local))  # Fabric asks for it; srun sets it only if told
+    patient = DDPStrategy(timeout=timedelta(days=1))  # while rank 0 validates, the others wait
+    try:
+        fabric = Fabric(accelerator="cuda" if cuda else "cpu", devices=local, num_nodes=nodes, strategy=patient)
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        raise KAError(
+            f"{local} processes on {nodes} machines could not be joined ({' '.join(str(error).split())[:300]}); give "
+            "every process a GPU that it sees beside the others', or device=cpu"
+        ) from error
     return Ranks(fabric)
 
 
 def _places(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Processes on this machine, and machines, as torchrun or Slurm tell."""
+    """Processes on this machine, and machines, as torchrun or a step of Slurm (srun) tell.
+
+    Raises:
+        KAError: they are not the same number on every machine.
+    """
     if "LOCAL_WORLD_SIZE" in environment:
         local = int(environment["LOCAL_WORLD_SIZE"])
         return local, int(environment.get("WORLD_SIZE", local)) // local
-    if "SLURM_PROCID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
-        nodes = int(environment.get("SLURM_NNODES", "1"))
-        return int(environment["SLURM_NTASKS"]) // nodes, nodes
-    return 1, 1
+    tasks, nodes = (int(environment.get(f"SLURM_STEP_NUM_{what}", "1")) for what in ("TASKS", "NODES"))
+    if tasks % nodes:
+        raise KAError(f"{tasks} tasks on {nodes} machines are not as many on each; give srun --ntasks-per-node")
+    return tasks // nodes, nodes

@@ -8,6 +8,7 @@ state of its own: what is done, running or missing is read from the folder, so t
 """
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from ka import campaign as campaigns
 from ka import results
 from ka.campaign import Campaign, Parser
 from ka.config import Config, parse_fields
-from ka.files import KAError
+from ka.files import KAError, write_json
 from ka.metrics import METRICS
 from ka.plan import Planned
 from ka.runs import ROOT, runs_folder
@@ -106,20 +107,23 @@ def states(sweep: Sweep, waiting: Collection[str] = ()) -> list[State]:
 
 
 def _state(campaign: Campaign, planned: Planned, total: int | None, waiting: bool) -> State:
-    history, error = campaign.run(planned).history(), ""
-    last = history[-1] if history else {}
-    step, seconds = last.get("step", 0), last.get("seconds", 0.0)
-    psnrs = [last[key] for key in ("psnr", "psnr_average") if last.get(key) is not None]
-    if campaign.done(planned):
-        state = "done"
-    elif claimed(campaign, planned):
-        state = "running"
-    elif campaign.failure(planned).exists():
-        state, error = "failed", campaign.failure(planned).read_text(encoding="utf-8").strip()
-    elif waiting:
-        state = "waiting"
-    else:
-        state = "stopped" if campaign.run(planned).config() is not None else "missing"
+    try:
+        history, error = campaign.run(planned).history(), ""
+        last = history[-1] if history else {}
+        step, seconds = last.get("step", 0), last.get("seconds", 0.0)
+        psnrs = [last[key] for key in ("psnr", "psnr_average") if last.get(key) is not None]
+        if campaign.done(planned):
+            state = "done"
+        elif claimed(campaign, planned):
+            state = "running"
+        elif campaign.failure(planned).exists():
+            state, error = "failed", campaign.failure(planned).read_text(encoding="utf-8").strip()
+        elif waiting:
+            state = "waiting"
+        else:
+            state = "stopped" if campaign.run(planned).config() is not None else "missing"
+    except (KAError, OSError) as unreadable:  # a damaged folder is not the other runs' trouble
+        return State(planned.name, "failed", 0, total, None, None, " ".join(str(unreadable).split()))
     left = None
     if state == "running" and step and total is not None:
         left = (total - step) * seconds / step
@@ -155,15 +159,17 @@ class Worker:
         campaign: whose runs.
         call: the workers of one call share it, and try every run once; "" where each has runs of its own.
         cores: the processor cores to keep to; none for all.
+        gpu: the GPU to keep to, as CUDA_VISIBLE_DEVICES names it; None for what the environment says.
     """
 
     campaign: Campaign
     call: str = ""
     cores: tuple[int, ...] = ()
+    gpu: str | None = None
 
     def __call__(self, runs: Sequence[Planned]) -> list[str]:
         """Work at these runs; how it went, a line each."""
-        keep_to(self.cores)
+        keep_to(self.cores, self.gpu)
         told = []
         for planned in runs:
             if not self.campaign.done(planned) and self._mine(planned):
@@ -208,8 +214,10 @@ class Worker:
         return lambda config: execute(config, self.campaign.plan.protocol, out)
 
 
-def keep_to(cores: Sequence[int]) -> None:
-    """Let this process and those that it starts use these cores only, with a thread each."""
+def keep_to(cores: Sequence[int], gpu: str | None) -> None:
+    """Let this process and those that it starts use these cores only, with a thread each, and this GPU."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if cores:
         os.environ["OMP_NUM_THREADS"] = str(len(cores))
         if hasattr(os, "sched_setaffinity"):
@@ -237,7 +245,7 @@ def execute(config: Config, preset: str, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part.ipynb")
     try:
-        papermill.execute_notebook(NOTEBOOK, part, {"preset": preset, **given}, progress_bar=False)
+        papermill.execute_notebook(NOTEBOOK, part, {"preset": preset, **given}, progress_bar=False, start_timeout=600)
     except papermill.PapermillExecutionError as error:
         kind = KAError if error.ename == "KAError" else RuntimeError
         raise kind(error.evalue if kind is KAError else f"{error.ename}: {error.evalue}") from None
@@ -259,35 +267,88 @@ def core_groups(jobs: int) -> list[tuple[int, ...]]:
     return [tuple(cores[k * each : (k + 1) * each]) for k in range(jobs)]
 
 
+def gpus(device: str) -> list[str]:
+    """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them.
+
+    Raises:
+        KAError: the device is one of them by number: each worker sees one alone.
+    """
+    if device.startswith("cuda:"):
+        raise KAError(f"device={device!r} is one GPU, and every run of a sweep has its own; give auto, cpu or cuda")
+    if device == "cpu" or not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+
+
 def submit(sweep: Sweep) -> Jobs:
     """Start jobs for all runs that are not done, and come back at once; the jobs do not need this process.
 
     Locally `campaign.jobs` processes share the runs, each with its group of cores and, where there are any, its GPU.
-    On Slurm every run is a job of an array, of which as many run at a time.
+    On Slurm every run is a job of an array, of which as many run at a time; jobs of former calls that are still queued
+    or running are taken over.
 
     Raises:
         KAError: there is no Slurm here, or it refused.
     """
-    campaign, missing = sweep.campaign, sweep.campaign.missing
-    if not missing:
+    if not sweep.campaign.missing:
         return []
     try:
-        executor = submitit.AutoExecutor(campaign.folder / "jobs", cluster=sweep.cluster)
-        if sweep.cluster == "slurm":
-            options = {f"slurm_{key}": value for key, value in sweep.slurm.items()}
-            times = {"timeout_min": sweep.minutes, "slurm_array_parallelism": campaign.jobs}
-            executor.update_parameters(name="ka", **times, **options)
-            return executor.map_array(Worker(campaign), [[planned] for planned in missing])
-        call, jobs = uuid.uuid4().hex[:12], []
-        gpus = 0 if campaign.device == "cpu" else torch.cuda.device_count()
-        for place, cores in enumerate(core_groups(min(campaign.jobs, len(missing)))):
-            own = {"gpus_per_node": 1, "visible_gpus": (place % gpus,)} if gpus else {}
-            executor.update_parameters(name="ka", timeout_min=365 * DAY, **own)
-            jobs.append(executor.submit(Worker(campaign, call, cores), missing))
-        return jobs
-    except (RuntimeError, OSError, ValueError, TypeError, NameError, FailedJobError) as error:
-        line = " ".join(str(error).split())
+        return _on_slurm(sweep) if sweep.cluster == "slurm" else _here(sweep)
+    except KAError:
+        raise
+    except (RuntimeError, OSError, ValueError, TypeError, NameError, AssertionError, FailedJobError) as error:
+        line = " ".join(str(error).split())[:400]
         raise KAError(f"no jobs could be started on {sweep.cluster} ({line}); check it, or choose local") from error
+
+
+def _here(sweep: Sweep) -> Jobs:
+    campaign, missing = sweep.campaign, sweep.campaign.missing
+    executor = submitit.AutoExecutor(campaign.folder / "jobs", cluster="local")
+    executor.update_parameters(name="ka", timeout_min=365 * DAY)
+    cards, call = gpus(campaign.device), uuid.uuid4().hex[:12]
+    jobs: list[submitit.Job[list[str]]] = []
+    try:
+        for place, cores in enumerate(core_groups(min(campaign.jobs, len(missing)))):
+            worker = Worker(campaign, call, cores, cards[place % len(cards)] if cards else None)
+            jobs.append(executor.submit(worker, missing))
+    except BaseException:
+        stop(jobs)
+        raise
+    return jobs
+
+
+def _on_slurm(sweep: Sweep) -> Jobs:
+    campaign, note = sweep.campaign, sweep.campaign.folder / "jobs" / "queued.json"
+    if named := sorted({"time", "array_parallelism"} & set(sweep.slurm)):
+        raise KAError(f"--slurm {named[0]}=… is set by --minutes or --jobs; give that instead")
+    alive: dict[str, submitit.Job[list[str]]] = {}
+    for name, number in _queued(note).items():
+        job: submitit.SlurmJob[list[str]] = submitit.SlurmJob(note.parent, number)
+        if not ended([job]):
+            alive[name] = job
+    rest = [planned for planned in campaign.missing if planned.name not in alive]
+    if rest:
+        executor = submitit.AutoExecutor(note.parent, cluster="slurm", slurm_max_num_timeout=10**6)
+        known = submitit.SlurmExecutor._valid_parameters()
+        own = {f"slurm_{key}": value for key, value in sweep.slurm.items() if key in known}
+        more = {key: value for key, value in sweep.slurm.items() if key not in known}
+        times = {"timeout_min": sweep.minutes, "slurm_array_parallelism": campaign.jobs}
+        executor.update_parameters(name="ka", **times, **own, slurm_additional_parameters=more)
+        with submitit.helpers.clean_env():  # this may be a job of Slurm itself
+            jobs = executor.map_array(Worker(campaign), [[planned] for planned in rest])
+        alive |= {planned.name: job for planned, job in zip(rest, jobs, strict=True)}
+        write_json(note, {name: job.job_id for name, job in alive.items()})
+    return list(alive.values())
+
+
+def _queued(path: Path) -> dict[str, str]:
+    """Names of runs and numbers of the jobs that former calls gave them."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(number) for name, number in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def ended(jobs: Jobs) -> bool:
@@ -317,7 +378,7 @@ def watch(sweep: Sweep, jobs: Jobs, show: Callable[[list[State]], object], every
         while not ended(jobs):
             show(states(sweep, waiting))
             time.sleep(every)
-    except KeyboardInterrupt:
+    except BaseException:
         stop(jobs)
         raise
     found = states(sweep)
@@ -363,13 +424,20 @@ def plan(arguments: Sequence[str]) -> Sweep:
     """
     parser = Parser("ka.sweep", "Train variants and seeds as notebooks, side by side; the same command goes on.")
     parser.add("--cluster", "where: local (default) or slurm", choices=CLUSTERS, default="local")
-    parser.add("--jobs", "runs at a time (default: one per GPU, or per two cores)", type=int, default=default_jobs())
+    parser.add("--jobs", "runs at a time (default: one per GPU or two cores here, all on Slurm)", type=int, default=0)
     parser.add("--minutes", "of Slurm's time for a job, which then goes on in another", type=int, default=DAY)
     parser.add("--slurm", "options of sbatch, such as partition=gpu gres=gpu:1", nargs="+", default=[])
-    asked = parser.parse(arguments)
+    asked = parser.parse_args(arguments)
+    if asked.jobs < 0 or asked.minutes < 1:
+        raise KAError(f"--jobs {asked.jobs} and --minutes {asked.minutes} have to be at least 1")
+    device = asked.device
+    if asked.cluster == "slurm":
+        asked.device, asked.jobs = "auto", asked.jobs or 1000  # what is here is not what is on the nodes
+    else:
+        asked.jobs = asked.jobs or len(gpus(device)) or max(1, len(core_groups(10**6)) // 2)
     asked.out, slurm = str(Path(asked.out).resolve()), parse_fields(asked.slurm, "--slurm")
     campaign, scenes = campaigns.agree(asked)
-    shared = campaign.plan.shared
+    campaign, shared = replace(campaign, device=device), campaign.plan.shared
     total = shared["iterations"]
     if total is None and scenes is not None:
         total = shared["epochs"] * (len(scenes.patches) // shared["batch"])
@@ -386,11 +454,6 @@ def arguments_of(
     for option, value in given.items():
         command += [] if value is None else [option, *str(value).split()]
     return command if data is None else [*command, "--data", str(data)]
-
-
-def default_jobs() -> int:
-    """One per GPU; without any, one per two cores."""
-    return torch.cuda.device_count() or max(1, (os.cpu_count() or 1) // 2)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -179,7 +179,8 @@ def train(
         ranks: the processes that train it together, each of which calls this (see `ka.ranks`).
 
     Returns:
-        The finished run. One that is finished already is returned as it is.
+        The finished run (of several processes, the first one finishes it). One that is finished already is returned as
+        it is.
 
     Raises:
         KAError: anything a user can mend: data, configuration, a folder in use, a full disk, a loss that is not
@@ -196,6 +197,7 @@ def train(
             ranks.agree(str(error))
             raise
         ranks.agree()
+        ranks.same(run.finished, f"run folder {run.path}")
         if not run.finished:
             device = ranks.device or pick_device(config)
             _train(config, run, scenes or load_data(config), device, watch, bar and ranks.first, ranks)
@@ -233,7 +235,7 @@ def _train(
     state = start(config, scenes.train.n_bands, scenes.train.n_msi, device)
     if (saved := run.resume()) is not None:
         state.load(saved, run.path / "checkpoint.pt")
-    ranks.agree()  # all have read before the first one writes
+    ranks.same(state.step, f"checkpoint in {run.path}")  # and all have read it before the first one writes
     state.ranks, state.network = ranks, ranks.wrap(state.model)
     history = run.cut_history(state.step) if ranks.first else []
     patches = placed(scenes.patches, device)
@@ -247,7 +249,6 @@ def _train(
                 watch(history)
     if ranks.first:
         finish(config, run, scenes, state, bar)
-    ranks.agree()
 
 
 def placed(patches: Patches, device: torch.device) -> Patches | DevicePatches:

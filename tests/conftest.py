@@ -14,8 +14,8 @@ SHARED = ROOT.parent / "shared"
 
 
 SLOW = (
-    *("test_committed_notebooks.py", "test_notebooks.py", "test_figures.py", "test_campaign.py", "test_browser.py"),
-    *("test_train.py", "test_sweep.py", "test_hostile.py", "test_distributed.py"),
+    *("test_train.py", "test_committed_notebooks.py", "test_notebooks.py", "test_evaluate.py", "test_campaign.py"),
+    *("test_figures.py", "test_browser.py", "test_sweep.py", "test_benchmarks.py", "test_checkpoints.py"),
 )
 """Files that take longest for the number of their tests."""
 

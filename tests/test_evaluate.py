@@ -127,7 +127,8 @@ def test_a_gpu_that_is_full_after_all_is_given_tiles(caplog: pytest.LogCaptureFi
     assert "does not fit in the memory of cpu: in tiles of 256" in caplog.text
     assert "in tiles of 128" in caplog.text  # with their margins, those of 256 were too large
     with torch.no_grad():
-        torch.testing.assert_close(found, small.model(up, msi), rtol=0, atol=1e-6)
+        whole = small.model(up, msi)
+    assert (found - whole).abs().max() <= 1e-5 * whole.abs().max()
     with pytest.raises(ka.KAError, match="not even tiles of 64 pixels fit"):
         sharpen(Small("psrt_noshuffle", 20), up, msi)  # type: ignore[arg-type]
     with pytest.raises(ka.KAError, match="does not fit in the memory of cpu; with kav1 tiles give another result"):
@@ -142,11 +143,11 @@ def test_peak_memory_is_that_of_now() -> None:
     forget_peak(cpu)
     before = peak_bytes(cpu)
     filled = torch.ones(2**26)
-    assert 2**28 <= peak_bytes(cpu) - before < 2**29
+    assert 0.9 * 2**28 <= peak_bytes(cpu) - before < 2**29  # some of it may be room that was left before
     del filled
-    assert peak_bytes(cpu) - before >= 2**28
+    assert peak_bytes(cpu) - before >= 0.9 * 2**28
     forget_peak(cpu)
-    assert peak_bytes(cpu) - before < 2**28
+    assert peak_bytes(cpu) - before < 0.5 * 2**28
 
 
 def test_evaluation_gives_mean_and_sample_std() -> None:

@@ -105,15 +105,17 @@ def test_the_readmes_numbers_are_those_of_the_runs() -> None:
 
 
 def test_what_the_readme_says_of_kernel_sa_is_so() -> None:
-    """“Every row that has it ends below the baseline”: of the rows that were run."""
+    """Of the rows that were run: below those without it, “most of them below the baseline”."""
     means: dict[str, list[float]] = {}
     for run in results.read(results.results_folder(), "laptop"):
         means.setdefault(run.config.variant, []).append(run.methods["best"].mean("psnr"))
-    with_sa = [sum(found) / len(found) for name, found in means.items() if VARIANTS[name].sa]
-    baseline = means["psrt_noshuffle"]
+    mean = {name: sum(found) / len(found) for name, found in means.items()}
+    with_sa = [value for name, value in mean.items() if VARIANTS[name].sa]
     assert len(with_sa) >= 8
-    assert max(with_sa) < sum(baseline) / len(baseline)
-    assert "Every row that has it ends below the baseline" in (ROOT / "README.md").read_text()
+    assert max(with_sa) < min(mean[name] for name in ("kav5", "kav11", "conv3x3"))
+    assert sum(value < mean["psrt_noshuffle"] for value in with_sa) > len(with_sa) / 2
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert "ends below those that convolve without it (KAv5, KAv11, `conv3x3`), most of them below the base" in readme
 
 
 def test_the_readmes_entropies_are_those_of_the_notebook() -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_mistakes_start_nothing(
         (
             (["--cluster", "slurm"], "no jobs could be started on slurm (Could not detect"),
             (["--cluster", "moon"], "invalid choice: 'moon'"),
-            (["--jobs", "0"], "--jobs 0 is not at least 1"),
+            (["--jobs", "-1"], "--jobs -1 and --minutes 1440 have to be at least 1"),
             (["--slurm", "gpu"], "--slurm 'gpu' is not of the form name=value"),
             (["--set", "lr=-1"], "lr=-1"),
         )
@@ -177,6 +178,37 @@ def test_mistakes_start_nothing(
         assert message in text
         assert text.startswith("error: ")
         assert not (tmp_path / str(number) / "runs").exists()
+
+
+def test_every_worker_has_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert sweep.gpus("auto") == ["0", "1"]
+    assert sweep.gpus("cpu") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert sweep.gpus("cuda") == ["2", "3"]
+    with pytest.raises(ka.KAError, match="device='cuda:1' is one GPU, and every run of a sweep has its own"):
+        sweep.gpus("cuda:1")
+    found, workers = plan(tmp_path / "sweep", "--jobs", "2"), list[Worker]()
+    found = replace(found, campaign=replace(found.campaign, device="auto"))
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda _, worker, runs: workers.append(worker))
+    sweep.submit(found)
+    assert [worker.gpu for worker in workers] == ["2", "3"][: len(workers)]
+    monkeypatch.setattr(sweep, "keep_to", lambda cores, gpu: kept.append(gpu))
+    kept: list[str | None] = []
+    workers[0]([])
+    assert kept == ["2"]
+
+
+def test_a_damaged_folder_does_not_end_the_table(tmp_path: Path) -> None:
+    found = plan(tmp_path / "sweep")
+    path = found.campaign.run(found.campaign.plan.runs[0]).path
+    path.mkdir(parents=True)
+    (path / "history.jsonl").write_text('nonsense\n{"step": 1}\n')
+    one, other = states(found)
+    assert (one.state, other.state) == ("failed", "missing")
+    assert "line 1 is damaged" in one.error
 
 
 def test_the_queue_tells_when_jobs_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,8 +109,7 @@ def test_another_configuration_in_the_folder_is_an_error(finished: Path) -> None
     assert Run(finished).finished
 
 
-@pytest.mark.parametrize("place", ["step", "average"])
-@pytest.mark.parametrize("variant", ["kav1", "kav11"])
+@pytest.mark.parametrize(("variant", "place"), [("kav1", "average"), ("kav11", "step")])
 def test_an_interrupted_run_ends_with_the_same_bits(
     variant: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
