@@ -181,6 +181,8 @@ def test_mistakes_start_nothing(
 
 
 def test_every_worker_has_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, workers = plan(tmp_path / "sweep", "--jobs", "2"), list[Worker]()
+    found = replace(found, campaign=replace(found.campaign, device="auto"))
     monkeypatch.setattr(sweep.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -190,8 +192,6 @@ def test_every_worker_has_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sweep.gpus("cuda") == ["2", "3"]
     with pytest.raises(ka.KAError, match="device='cuda:1' is one GPU, and every run of a sweep has its own"):
         sweep.gpus("cuda:1")
-    found, workers = plan(tmp_path / "sweep", "--jobs", "2"), list[Worker]()
-    found = replace(found, campaign=replace(found.campaign, device="auto"))
     monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda _, worker, runs: workers.append(worker))
     sweep.submit(found)
     assert [worker.gpu for worker in workers] == ["2", "3"][: len(workers)]
