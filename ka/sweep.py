@@ -335,7 +335,9 @@ def _on_slurm(sweep: Sweep) -> Jobs:
         more = {key: value for key, value in sweep.slurm.items() if key not in known}
         times = {"timeout_min": sweep.minutes, "slurm_array_parallelism": campaign.jobs}
         executor.update_parameters(name="ka", **times, **own, slurm_additional_parameters=more)
+        where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
         with submitit.helpers.clean_env():  # this may be a job of Slurm itself
+            os.environ.update(where)
             jobs = executor.map_array(Worker(campaign), [[planned] for planned in rest])
         alive |= {planned.name: job for planned, job in zip(rest, jobs, strict=True)}
         write_json(note, {name: job.job_id for name, job in alive.items()})

@@ -1,8 +1,10 @@
 """Sweeps: notebook runs side by side, here and on Slurm; a run that fails or is in use harms no other."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -242,13 +244,20 @@ def test_a_notebooks_parameters_are_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.slurm
 def test_on_slurm(tmp_path: Path) -> None:
-    """Four runs as an array of jobs, of which one fails; then only that one."""
+    """Four runs as an array, of which one fails; the table is left and looked at again. Then that one."""
     folder = tmp_path / "sweep"
     damaged = folder / "runs" / "kav11-seed1" / "checkpoint.pt"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"no checkpoint")
     command = [sys.executable, "-m", "ka.sweep", *smoke(folder, "--seeds", "0", "1", "--cluster", "slurm")]
     with throwaway.slurm() as environment:
+        watching = subprocess.Popen([*command, "--jobs", "2"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (folder / "jobs" / "queued.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        watching.send_signal(signal.SIGINT)  # ends the table only
+        assert watching.wait() == 130
         for code, done, jobs in ((1, "3 of 4 runs are done", 4), (0, "4 of 4 runs are done", 5)):
             found = subprocess.run(
                 [*command, "--jobs", "2"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
