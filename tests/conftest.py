@@ -1,6 +1,7 @@
 """Fixtures. What lies in `../shared` is for the project's own CI; elsewhere the tests that need it are skipped."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,12 @@ SLOW = (
     *("test_figures.py", "test_browser.py", "test_sweep.py", "test_benchmarks.py", "test_checkpoints.py"),
 )
 """Files that take longest for the number of their tests."""
+
+
+def pytest_configure() -> None:
+    """Tests press Ctrl-C; a shell that starts this in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

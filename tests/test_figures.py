@@ -56,7 +56,7 @@ def test_every_pdf_has_an_svg_of_the_same_figure(drawn: dict[str, bytes]) -> Non
 
 def test_drawing_again_gives_the_same_bytes(drawn: dict[str, bytes]) -> None:
     again = files()
-    some = [*[name for name in drawn if name.endswith(STABLE)][::4], "demo_errors.png", "audit/seam.png"]
+    some = [*[name for name in drawn if name.endswith(STABLE)][::10], "demo_errors.png", "audit/seam.png"]
     assert all(again[name]() == drawn[name] for name in some)
 
 
