@@ -250,7 +250,7 @@ def execute(config: Config, preset: str, out: Path) -> None:
         kind = KAError if error.ename == "KAError" else RuntimeError
         raise kind(error.evalue if kind is KAError else f"{error.ename}: {error.evalue}") from None
     except DeadKernelError:
-        raise RuntimeError("the notebook's process was killed (out of memory?)") from None
+        raise RuntimeError("the notebook's process was killed: out of memory, or stopped from outside") from None
     finally:
         if part.exists():
             part.replace(out)
