@@ -4,7 +4,7 @@ Runs are compared scene by scene. Two things are chance: which scenes are tested
 standard error of a mean difference is the sum of two parts:
 
 - scenes: s² / N of the N differences, each averaged over seeds (a paired comparison);
-- seeds: where a variant has the seeds of the baseline, they are paired too (blocks: what a seed does to all models at
+- seeds: where all compared models have the same seeds, these are paired too (blocks: what a seed does to all models at
   once cancels; Box, Hunter & Hunter, "Statistics for Experimenters", chapter 4); else 1/S + 1/S' times the variance
   within models. As three seeds say little of a variance, it is pooled over all models of the table, on the assumption
   that seeds disturb all of them alike. So a variant with one seed is judged with the noise that others showed, and if
@@ -65,39 +65,30 @@ class SeedNoise:
 
 
 def seed_noise(
-    name: str, baseline: str, values: Mapping[str, Values], seeds: Mapping[str, tuple[int, ...]]
+    weights: Mapping[str, float], values: Mapping[str, Values], seeds: Mapping[str, tuple[int, ...]]
 ) -> SeedNoise:
-    """How far seeds move the difference between two models, judged from all models (see the module's docstring).
+    """How far seeds move Σ weight · (mean of a model), judged from all models (see the module's docstring).
 
     Args:
-        name, baseline: the two models.
-        values: model → one metric, seeds × scenes; those with undefined values are left out.
+        weights: model → its weight; the models have values, and the weights add up to zero: +1 and -1 for a difference.
+        values: model → one metric, seeds × scenes; those with undefined values tell nothing.
         seeds: model → its seeds, in the order of its rows.
     """
-    means = {model: found.mean(1) for model, found in values.items() if np.isfinite(found).all()}
-    blocks = np.array([means[model] for model in means if seeds[model] == seeds[baseline]])
-    if seeds[name] == seeds[baseline] and len(seeds[name]) > 1:
+    means = {model: found.mean(1) for model, found in values.items() if found.size and np.isfinite(found).all()}
+    if not set(weights) <= set(means):
+        return SeedNoise()
+    first, *others = (seeds[name] for name in weights)
+    if len(first) > 1 and all(other == first for other in others):
+        blocks = np.array([mean for model, mean in means.items() if seeds[model] == first])
         rest = blocks - blocks.mean(1, keepdims=True) - blocks.mean(0) + blocks.mean()
         freedom = (blocks.shape[0] - 1) * (blocks.shape[1] - 1)
-        return SeedNoise(2 * float((rest**2).sum()) / freedom / blocks.shape[1], freedom)
-    return contrast_noise({name: 1, baseline: -1}, values)
-
-
-def contrast_noise(weights: Mapping[str, float], values: Mapping[str, Values]) -> SeedNoise:
-    """How far seeds move Σ weight · (mean of a model), judged from all models that have several.
-
-    Seeds are taken as independent between models; where a seed moves all models alike, this is too wide.
-
-    Args:
-        weights: model → its weight; the models have values.
-        values: model → one metric, seeds × scenes; those with undefined values are left out.
-    """
-    means = [found.mean(1) for found in values.values() if found.size and np.isfinite(found).all()]
-    freedom = sum(len(mean) - 1 for mean in means)
+    else:
+        rest = np.concatenate([mean - mean.mean() for mean in means.values()])
+        freedom = sum(len(mean) - 1 for mean in means.values())
     if not freedom:
         return SeedNoise()
-    within = sum(float(((mean - mean.mean()) ** 2).sum()) for mean in means) / freedom
-    return SeedNoise(within * sum(weight**2 / len(values[name]) for name, weight in weights.items()), freedom)
+    variance = float((rest**2).sum()) / freedom
+    return SeedNoise(variance * sum(weight**2 / len(seeds[name]) for name, weight in weights.items()), freedom)
 
 
 def difference(ours: Values, theirs: Values, noise: SeedNoise, alpha: float, draws: int = 20_000) -> Difference:

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ka.audit import called_best
-from ka.compare import Difference, contrast_noise, difference
+from ka.compare import Difference, difference, seed_noise
 from ka.files import KAError
 from ka.metrics import METRICS
 from ka.plots import STYLE
 from ka.report import interval
-from ka.results import SHOWN, Result, measured
+from ka.results import SHOWN, Result, by_variant, measured
 from ka.variants import VARIANTS
 
 Verdict = Literal["supported", "refuted", "better", "worse", "not decided at this budget", "not run"]
@@ -169,7 +169,7 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
     """What runs say to every comparison of a question.
 
     Intervals are those of `ka.compare`, 95 % for all comparisons of the question that were run at once (Bonferroni);
-    the noise of seeds is pooled over all models of the protocol that have several.
+    the noise of seeds is pooled over all models of the protocol that have several, and paired as it says.
 
     Args:
         results: of one protocol, from `ka.results.read`.
@@ -182,6 +182,7 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
     if question not in QUESTIONS:
         raise KAError(f"question {question!r} is unknown; choose one of {'; '.join(QUESTIONS)}")
     values = {name: found for name, found in measured(results, which).items() if found}
+    seeds = {name: tuple(run.config.seed for run in found) for name, found in by_variant(results).items()}
     comparisons = QUESTIONS[question]
     run = [one for one in comparisons if set(one.weights) <= set(values)]
     found = []
@@ -196,7 +197,7 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
                 sum(abs(w) * of_all[name].mean(0, keepdims=True) for name, w in one.weights.items() if w * sign > 0)
                 for sign in (1, -1)
             )
-            noise = contrast_noise(one.weights, of_all)
+            noise = seed_noise(one.weights, of_all, seeds)
             differences[metric] = difference(np.asarray(plus), np.asarray(minus), noise, 0.05 / len(run))
         found.append(Answer(one, {name: len(values[name]["psnr"]) for name in one.weights}, differences))
     return found

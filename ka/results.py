@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ka.compare import Difference, SeedNoise, Values, difference, seed_noise
+from ka.compare import Difference, Values, difference, seed_noise
 from ka.config import Config
 from ka.costs import Costs, flops
 from ka.evaluate import Evaluation
@@ -402,9 +402,7 @@ def _differences(
     found = {}
     for metric in SHOWN:
         of_all = {model: each[metric] for model, each in values.items() if each}
-        noise = SeedNoise()
-        if np.isfinite(of_all[name]).all() and np.isfinite(of_all[baseline]).all():
-            noise = seed_noise(name, baseline, of_all, seeds)
+        noise = seed_noise({name: 1, baseline: -1}, of_all, seeds)
         found[metric] = difference(of_all[name], of_all[baseline], noise, alpha)
     return found
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from ka import questions
-from ka.compare import Difference, contrast_noise, seed_noise
+from ka.compare import Difference, seed_noise
 from ka.config import Config
 from ka.evaluate import Evaluation
 from ka.files import KAError
 from ka.questions import QUESTIONS, Answer, Comparison, answers, interaction, kept, less, mean_of
-from ka.results import Result
+from ka.results import Result, table
 from ka.variants import VARIANTS
 
 PARTS = ("kernels", "n_windows", "size", "layernorm", "normal_init", "sa", "sa_among", "se", "widen", "global_from",
@@ -35,7 +35,9 @@ def make() -> Make:
             }
             for i in range(11)
         }
-        methods = dict.fromkeys(("bicubic", "linear injection", "best", "last", "average"), Evaluation(scenes))
+        untrained = Evaluation({f"scene {i}": {"psnr": 30.0 + i, "sam": 4.0, "ergas": 3.0} for i in range(11)})
+        methods = dict.fromkeys(("bicubic", "linear injection"), untrained)
+        methods |= dict.fromkeys(("best", "last", "average"), Evaluation(scenes))
         config = Config.preset("laptop", variant=name, seed=seed, data_root="elsewhere")
         return Result(config, {}, {"live": 1, "reported": 1, "deployed": 1}, {}, 3000, 1.0, methods)
 
@@ -144,15 +146,47 @@ def test_an_unknown_question_lists_the_known() -> None:
         answers([], "10. Anything")
 
 
-def test_contrast_noise_of_a_pair_is_that_of_seed_noise() -> None:
+def test_seed_noise_of_sums_where_seeds_differ() -> None:
+    """Unpaired: the variance within models, by weight² over the number of seeds."""
     rng = np.random.default_rng(0)
     values = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=(2, 4)), "c": rng.normal(size=(1, 4))}
     seeds = {"a": (0, 1, 2), "b": (3, 4), "c": (5,)}
-    pair = contrast_noise({"a": 1, "c": -1}, values)
-    assert pair == seed_noise("a", "c", values, seeds)
+    pair = seed_noise({"a": 1, "c": -1}, values, seeds)
     assert pair.freedom == 3
-    mean = contrast_noise({"a": 0.5, "b": 0.5, "c": -1}, values)
+    mean = seed_noise({"a": 0.5, "b": 0.5, "c": -1}, values, seeds)
     assert mean.variance == pytest.approx(pair.variance / (1 / 3 + 1) * (0.25 / 3 + 0.25 / 2 + 1))
+
+
+def test_seed_noise_of_sums_where_seeds_are_the_same() -> None:
+    """Paired: what a seed does to all models cancels, and an interaction has twice the variance of a difference."""
+    rng = np.random.default_rng(0)
+    own, block = rng.normal(size=(4, 3, 5)), rng.normal(0, 100, size=(3, 1))
+    seeds = dict.fromkeys("abcd", (0, 1, 2))
+    difference, four = {"a": 1.0, "b": -1.0}, {"a": 1.0, "b": -1.0, "c": -1.0, "d": 1.0}
+    plain, moved = (
+        {name: values + add for name, values in zip("abcd", own, strict=True)} for add in (np.zeros((3, 1)), block)
+    )
+    found = seed_noise(difference, plain, seeds)
+    assert found.freedom == 6
+    assert seed_noise(difference, moved, seeds).variance == pytest.approx(found.variance)
+    assert seed_noise(four, moved, seeds).variance == pytest.approx(2 * found.variance)
+    assert seed_noise(difference, moved, seeds | {"b": (0, 1, 3)}).variance > 100 * found.variance
+
+
+def test_a_question_and_the_table_judge_a_pair_alike(make: Make) -> None:
+    """Seeds move both models alike: paired in the table, so in the answer too."""
+    runs = [
+        make(name, level, seed, 0.5 * seed + 0.01 * (seed * len(name) % 3))
+        for name, level in (("psrt", 0.0), ("psrt_noshuffle", 0.3), ("kav11", 0.6))
+        for seed in (0, 1, 2)
+    ]
+    asked = next(one for one in answers(runs, "1. Shuffle") if one.differences).differences["psnr"]
+    (row,) = [row for row in table(runs, "psrt_noshuffle").rows if row.name == "psrt"]
+    assert asked.value == pytest.approx(-row.differences["psnr"].value)
+    assert asked.low is not None
+    assert row.differences["psnr"].high is not None
+    assert 0 < asked.low < 0.3
+    assert asked.low >= -row.differences["psnr"].high  # the table compares more models at once
 
 
 def test_open_questions_are_better_or_worse_and_lower_is_not_mistaken() -> None:

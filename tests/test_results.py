@@ -285,7 +285,7 @@ def test_its_error_is_that_of_a_bootstrap_over_scenes_and_seeds(rng: np.random.G
     gap = ours - theirs
     drawn = [gap[rng.integers(6, size=6)][:, rng.integers(11, size=11)].mean() for _ in range(20_000)]
     scenes, whole = gap.mean(0).var() / 11, np.var(drawn)
-    noise = seed_noise("a", "b", values, seeds)
+    noise = seed_noise({"a": 1, "b": -1}, values, seeds)
     assert noise.freedom == 5
     assert noise.variance == pytest.approx((whole - scenes) * 6 / 5, rel=0.05)
 
@@ -294,11 +294,11 @@ def test_seed_noise_by_hand() -> None:
     """Two paired seeds: the differences 1 and 3 have s² = 2, so SE² = 1. One seed: the pooled variance, twice."""
     values = {"a": np.array([[11.0], [15.0]]), "b": np.array([[10.0], [12.0]]), "c": np.array([[9.0]])}
     seeds = {"a": (0, 1), "b": (0, 1), "c": (0,)}
-    assert seed_noise("a", "b", values, seeds) == SeedNoise(pytest.approx(1), 1)  # type: ignore[arg-type]
+    assert seed_noise({"a": 1, "b": -1}, values, seeds) == SeedNoise(pytest.approx(1), 1)  # type: ignore[arg-type]
     within = ((11 - 13) ** 2 + (15 - 13) ** 2 + (10 - 11) ** 2 + (12 - 11) ** 2) / 2
-    assert seed_noise("c", "b", values, seeds) == SeedNoise(pytest.approx(within * (1 + 1 / 2)), 2)  # type: ignore[arg-type]
+    assert seed_noise({"c": 1, "b": -1}, values, seeds) == SeedNoise(pytest.approx(within * (1 + 1 / 2)), 2)  # type: ignore[arg-type]
     alone = {"a": np.array([[1.0, 2.0]]), "b": np.array([[1.0, 2.0]])}
-    assert seed_noise("a", "b", alone, dict.fromkeys("ab", (0,))) == SeedNoise()
+    assert seed_noise({"a": 1, "b": -1}, alone, dict.fromkeys("ab", (0,))) == SeedNoise()
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,9 @@ def test_null_tables_show_a_difference_in_one_of_twenty(
         }
         held = dict.fromkeys(names, tuple(range(seeds)))
         false += any(
-            difference(values[name], values["a"], seed_noise(name, "a", values, held), 0.05 / 5, 4000).excludes_zero
+            difference(
+                values[name], values["a"], seed_noise({name: 1, "a": -1}, values, held), 0.05 / 5, 4000
+            ).excludes_zero
             for name in names[1:]
         )
     assert 0.005 < false / repeats < 0.05 + 3 * (0.05 * 0.95 / repeats) ** 0.5
