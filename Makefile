@@ -30,6 +30,7 @@ help: ## this list
 
 setup: $(READY) ## create the environment in .venv
 
+# --no-compile: most of what is installed is never imported, and the rest is compiled then.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv .venv

@@ -397,17 +397,6 @@ class Parser(argparse.ArgumentParser):
         """As argparse, but without ending the process."""
         raise KAError(f"{message}; {self.prog} --help lists the arguments")
 
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The arguments, with `jobs` among them.
-
-        Raises:
-            KAError: one that does not exist, or a value of the wrong kind.
-        """
-        found = self.parse_args(arguments)
-        if found.jobs < 1:
-            raise KAError(f"--jobs {found.jobs} is not at least 1")
-        return found
-
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line.
@@ -419,7 +408,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add("--hours", "choose the length so that all runs take so many hours", type=float)
     parser.add("--jobs", "runs side by side (on a CPU with one thread each, then)", type=int, default=1)
     parser.add("--dry-run", "only say what would be trained, and how long it would take", action="store_true")
-    found = parser.parse(arguments)
+    found = parser.parse_args(arguments)
+    if found.jobs < 1:
+        raise KAError(f"--jobs {found.jobs} is not at least 1")
     if found.hours is not None and not 0 < found.hours < 1e5:
         raise KAError(f"--hours {found.hours:g} is no number of hours; give one above 0")
     return found
