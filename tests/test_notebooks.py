@@ -159,16 +159,14 @@ def corners(cave_root: Path, tmp_path: Path) -> Path:
 
 
 def test_prepare_cave_then_train_on_its_files(corners: Path, tmp_path: Path) -> None:
-    """Real scenes → HDF5 files → training from them, all through papermill."""
+    """Real scenes → HDF5 files, through papermill → training from them."""
     place = ["-p", "data_root", str(corners), "-p", "out", str(tmp_path)]
     scenes = ["-p", "scenes", "beads,pompoms,balloons", "-p", "patch", "64", "-p", "stride", "64"]
     run = papermill("prepare_cave.ipynb", tmp_path / "p.ipynb", *place, *scenes)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "test_cave(with_up)x4.h5").exists()
-    data = ["-p", "dataset", "h5", "-p", "data_root", str(tmp_path)]
-    sizes = ["-p", "preset", "smoke", "-p", "patch", "64", "-p", "hold_out", "False", "-p", "iterations", "2"]
-    run = papermill("train.ipynb", tmp_path / "t.ipynb", *data, *sizes, "-p", "run_dir", str(tmp_path / "run"))
-    assert run.returncode == 0, run.stderr
+    data = {"dataset": "h5", "data_root": str(tmp_path), "patch": 64, "hold_out": False}
+    run_here("train.ipynb", preset="smoke", iterations=2, run_dir=str(tmp_path / "run"), **data)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert len(metrics["methods"]["best"]["scenes"]) == 1
     assert metrics["methods"]["linear injection"]["mean"]["psnr"] > metrics["methods"]["bicubic"]["mean"]["psnr"]

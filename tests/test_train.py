@@ -165,7 +165,7 @@ import sys, torch
 torch.set_num_threads(1)
 from ka.config import Config
 from ka.train import train
-train(Config.preset("smoke", run_dir=sys.argv[1], iterations=15, device="cpu", checkpoint_every=0.0), bar=False)
+train(Config.preset("smoke", run_dir=sys.argv[1], iterations=8, device="cpu", checkpoint_every=0.0), bar=False)
 """
 
 
@@ -173,20 +173,19 @@ def start_script(path: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], stderr=subprocess.DEVNULL)
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path) -> None:
-    """SIGKILL at two unannounced moments, checkpoints after every iteration; test_faults.py has twenty."""
+def test_killed_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL at an unannounced moment, checkpoints after every iteration; test_faults.py has twenty."""
     assert start_script(tmp_path / "straight").wait() == 0
     path = tmp_path / "killed"
-    for steps in (1, 8):
-        process = start_script(path)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if (path / "checkpoint.pt").exists() and (Run(path).resume() or {"step": 0})["step"] >= steps:
-                break
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        assert not Run(path).finished
+    process = start_script(path)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (path / "checkpoint.pt").exists() and (Run(path).resume() or {"step": 0})["step"] >= 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not Run(path).finished
     assert start_script(path).wait() == 0
     assert same_weights(tmp_path / "straight", path)
     straight, killed = (Run(p).history() for p in (tmp_path / "straight", path))
@@ -205,7 +204,7 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGSTOP)
         with pytest.raises(ka.KAError, match="busy is in use"):
-            train(smoke(tmp_path / "busy", iterations=15, checkpoint_every=0.0), bar=False)
+            train(smoke(tmp_path / "busy", iterations=8, checkpoint_every=0.0), bar=False)
     finally:
         process.kill()
         process.wait()
