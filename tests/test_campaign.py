@@ -327,7 +327,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capsys: pytest.Ca
 def test_side_by_side_every_run_is_taken_once_and_ctrl_c_stops_all(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = smoke(tmp_path, "--set", "checkpoint_every=0.0", iterations=8)
+    arguments = smoke(tmp_path, "--set", "checkpoint_every=0.0", iterations=12)
 
     def press() -> None:
         wait_for(tmp_path / "runs" / "kav1-seed0" / "checkpoint.pt")
