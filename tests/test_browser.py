@@ -73,7 +73,7 @@ def test_the_page(notebooks: Path, page: "Page") -> None:
     """`make explore` serves the explorers with voila; they answer there too."""
     expected = KernelExplorer(gather())
     with browser.voila(notebooks.parent / "voila", notebooks / "explore.ipynb") as address:
-        page.goto(address)
+        page.goto(address, timeout=120_000)  # voila runs the notebook first
         page.wait_for_selector(SLIDER, timeout=120_000)
         assert browser.shown(page, PICTURE) == png(expected.figure())
         before = browser.source(page, PICTURE)
