@@ -8,7 +8,6 @@ import subprocess
 import sys
 from typing import Any
 
-import psutil
 import torch
 
 from benchmarks.measure import MIB, Place
@@ -57,23 +56,18 @@ def sharpened(
         seconds, mib = [], 0.0
         for turn in range(repeats):
             forget_peak(place.device)
-            before = _held(place)
+            before = peak_bytes(place.device)
             begun = place.now()
             sharpen(model, up, msi, tile or max(16, -(-size // 16) * 16))
             seconds.append(place.now() - begun)
             if not turn:  # later runs reuse what the first one took
-                mib = max(0.0, peak_bytes(place.device) / MIB - before)  # Linux counts by some pages too few or many
+                mib = (peak_bytes(place.device) - before) / MIB
     return {
         "seconds": significant(min(seconds)),
         "mib": significant(mib),
         "images_mib": significant(up.nbytes / MIB),
         "process_mib": None if place.cuda else significant(peak_bytes(place.device) / MIB),
     }
-
-
-def _held(place: Place) -> float:
-    """MiB in use: of the GPU, or of this process."""
-    return (torch.cuda.memory_allocated() if place.cuda else psutil.Process().memory_info().rss) / MIB
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_bfloat16_autocast(name: str) -> None:
     assert (z - y).norm() < 0.1 * (y - x[0]).norm()
 
 
-@pytest.mark.parametrize("name", ["psrt_misaligned", "kav4", "kav17"])
+@pytest.mark.parametrize("name", ["psrt_misaligned", "kav1", "kav4", "kav17"])
 def test_export_gives_the_same(name: str) -> None:
     model, x = small(name), inputs(12, 20)
     with torch.no_grad():
