@@ -43,7 +43,7 @@ train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/
 	@echo "The executed notebook: $(OUT)"
 
 record laptop: OUT = runs/$@
-CAMPAIGN = $(BIN)/python -m ka.campaign $@ --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+CAMPAIGN = $(BIN)/python -m workbook.sweeps.campaign $@ --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
 record: $(READY) ## train every row on CAVE, or go on (wants a GPU): make record DATA=/path [OUT=runs/record] [HOURS=8] [ARGS=…]
 	$(CAMPAIGN)
@@ -53,7 +53,7 @@ laptop: $(READY) ## the same without a GPU, small, half an hour a row: make lapt
 
 sweep: OUT = runs/sweep-$(PRESET)
 sweep: $(READY) ## many notebook runs, here or on Slurm: make sweep VARIANTS="kav1 kav11" SEEDS="0 1 2" CLUSTER=local|slurm [JOBS=2] [PRESET=study DATA=/path]
-	$(BIN)/python -m ka.sweep $(PRESET) --out "$(OUT)" --variants $(VARIANTS) --seeds $(SEEDS) --cluster $(CLUSTER) $(if $(JOBS),--jobs $(JOBS)) $(if $(DATA),--data "$(DATA)") $(ARGS)
+	$(BIN)/python -m workbook.sweeps.sweep $(PRESET) --out "$(OUT)" --variants $(VARIANTS) --seeds $(SEEDS) --cluster $(CLUSTER) $(if $(JOBS),--jobs $(JOBS)) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # What a tensor leaves is kept for the next one: given back to Linux and asked for again, it costs a third of the time.
 KEEP_MEMORY = MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000
@@ -67,7 +67,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 verify: $(READY) ## prove the data pipeline: make verify DATA=/path/to/CAVE [WEIGHTS=/path/best.pth.tar]
-	$(BIN)/python -m ka.verify "$(DATA)" $(if $(WEIGHTS),"$(WEIGHTS)")
+	$(BIN)/python -m workbook.verify "$(DATA)" $(if $(WEIGHTS),"$(WEIGHTS)")
 
 explore: $(READY) ## the explorers as a page: make explore [DATA=/path/to/CAVE] [RUNS=/path/to/runs]
 	@mkdir -p runs
@@ -75,7 +75,7 @@ explore: $(READY) ## the explorers as a page: make explore [DATA=/path/to/CAVE] 
 	$(BIN)/voila runs/explore.ipynb --Voila.ip=127.0.0.1 --token
 
 figures: $(READY) ## draw everything in figures/ anew, from what is committed
-	$(BIN)/python -m ka.figures
+	$(BIN)/python -m workbook.figures
 
 bench: $(READY) ## measure speed and memory, fast against plain (wants a quiet machine)
 	$(BIN)/python -m benchmarks $(ARGS)

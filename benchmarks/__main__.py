@@ -9,11 +9,12 @@ from pathlib import Path
 
 from benchmarks import bench, report
 from benchmarks.measure import Place
-from ka import speed
-from ka.files import KAError, write_json
-from ka.runs import ROOT
-from ka.speed import Measurement
-from ka.variants import VARIANTS
+from ka.errors import KAError
+from ka.files import write_json
+from ka.models.variants import VARIANTS
+from workbook.paths import ROOT
+from workbook.results import speed
+from workbook.results.speed import Measurement
 
 STORED = ROOT / "results" / "bench.json"
 

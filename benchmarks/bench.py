@@ -13,12 +13,12 @@ from benchmarks import measure, scenes, startup, throughput
 from benchmarks.counts import count
 from benchmarks.measure import Place, Say, Timed, Work, alternate
 from benchmarks.reference import reference, reference_layer
-from ka.costs import deployed
-from ka.files import KAError
-from ka.kernel_attention import KernelAttention
-from ka.psrt import build, parameter_count
-from ka.speed import BASELINE, Measurement, Pair, SceneCost, Setting, Speed, Spread, significant
-from ka.variants import VARIANTS, variant
+from ka.errors import KAError
+from ka.models.kernel_attention import KernelAttention
+from ka.models.psrt import build, parameter_count
+from ka.models.variants import VARIANTS, variant
+from workbook.results.costs import deployed
+from workbook.results.speed import BASELINE, Measurement, Pair, SceneCost, Setting, Speed, Spread, significant
 
 FULL = Setting()
 GPU = replace(

@@ -16,9 +16,9 @@ import torch
 from torch._C._profiler import ProfilerActivity, ProfilerConfig, ProfilerState, RecordScope, _ExperimentalConfig
 from torch.autograd import _disable_profiler, _enable_profiler, _prepare_profiler
 
-from ka.files import KAError
-from ka.runs import environment
-from ka.speed import significant
+from ka.errors import KAError
+from workbook.results.speed import significant
+from workbook.training.run import environment
 
 MIB = 2**20
 Say = Callable[[str], object]

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ka.kernel_attention import KernelAttention
-from ka.psrt import PSRT
-from ka.variants import N_WINDOWS, Variant, variant
+from ka.models.kernel_attention import KernelAttention
+from ka.models.psrt import PSRT
+from ka.models.variants import N_WINDOWS, Variant, variant
 
 GRID = math.isqrt(N_WINDOWS)
 Map = Float[Tensor, "b c h w"]

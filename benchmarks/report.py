@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ka.speed import Measurement, Pair, Spread, verdicts
+from workbook.results.speed import Measurement, Pair, Spread, verdicts
 
 
 def lines(found: Measurement, measured: Mapping[str, Measurement]) -> Iterator[str]:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from benchmarks.measure import MIB, Place
-from ka.costs import deployed
-from ka.evaluate import forget_peak, peak_bytes, sharpen
-from ka.files import KAError
-from ka.psrt import build
-from ka.runs import ROOT
-from ka.speed import SCENES_OF, SceneCost, Setting, significant
+from ka.errors import KAError
+from ka.evaluation import forget_peak, peak_bytes, sharpen
+from ka.models.psrt import build
+from workbook.paths import ROOT
+from workbook.results.costs import deployed
+from workbook.results.speed import SCENES_OF, SceneCost, Setting, significant
 
 
 def measure(setting: Setting, size: int, tile: int, place: Place, repeats: int = 1) -> SceneCost:

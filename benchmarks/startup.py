@@ -5,8 +5,8 @@ import subprocess
 import sys
 import time
 
-from ka.runs import ROOT
-from ka.speed import Startup, significant
+from workbook.paths import ROOT
+from workbook.results.speed import Startup, significant
 
 
 def measure(pairs: int) -> Startup:

@@ -1,8 +1,9 @@
 """Training and inference with data held on the device: how many samples a second, in which way of running.
 
-Patches are cut, turned and batched on the device from scenes that lie there (`ka.scenes.DevicePatches`), so a step
+Patches are cut, turned and batched on the device from scenes that lie there (`ka.data.scenes.DevicePatches`), so a step
 needs no work of the host; which patches is drawn beforehand, and a captured graph reads it as it goes. Beside the bare
-steps stand those of `ka.train` (clipping, averaged weights, checks). On a CPU everything runs but graphs, whose rows
+steps stand those of `workbook.training.train` (clipping, averaged weights, checks). On a CPU everything runs but
+graphs, whose rows
 say so.
 """
 
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 from benchmarks.counts import count
 from benchmarks.measure import Place, Say, Work, alternate, matmul_precision
 from benchmarks.reference import reference
-from ka import train
-from ka.config import AMP, Config
-from ka.costs import deployed
-from ka.files import KAError
-from ka.psrt import PSRT, build
-from ka.scenes import DevicePatches, Patches, Scene, SceneSet
-from ka.speed import Spread, Throughput, significant
+from ka.data.scenes import DevicePatches, Patches, Scene, SceneSet
+from ka.errors import KAError
+from ka.models.psrt import PSRT, build
+from workbook.results.costs import deployed
+from workbook.results.speed import Spread, Throughput, significant
+from workbook.training import train
+from workbook.training.config import AMP, Config
 
 RATIO = 4
 PLANNED = 1024  # steps whose patches are drawn beforehand; then they come again
@@ -41,7 +42,7 @@ class Mode:
         plain: the model as the study ran it.
         compiled: by `torch.compile`.
         graph: all of a step as one CUDA graph, the cutting of patches included.
-        whole: the step of `ka.train`, several at a time as there.
+        whole: the step of `workbook.training.train`, several at a time as there.
     """
 
     name: str
@@ -59,8 +60,8 @@ MODES = (
     Mode("tf32, graph", "tf32", graph=True),
     Mode("bfloat16", "bfloat16"),
     Mode("bfloat16, graph", "bfloat16", graph=True),
-    Mode("float32, ka.train", whole=True),
-    Mode("bfloat16, ka.train", "bfloat16", whole=True),
+    Mode("float32, workbook.training.train", whole=True),
+    Mode("bfloat16, workbook.training.train", "bfloat16", whole=True),
     Mode("float32, compiled, graph", compiled=True, graph=True),
     Mode("bfloat16, compiled, graph", "bfloat16", compiled=True, graph=True),
 )
@@ -272,7 +273,7 @@ def training_work(model: nn.Module, patches: DevicePatches, batch: int, mode: Mo
 
 
 def whole_work(plan: Plan, name: str, patches: DevicePatches, mode: Mode, place: Place) -> Work:
-    """As many steps of `ka.train` as it takes between two looks at the loss."""
+    """As many steps of `workbook.training.train` as it takes between two looks at the loss."""
     amp: AMP = "bfloat16" if mode.kind == "bfloat16" else "none"
     config = Config(
         name, dim=plan.dim, patch=plan.size, stride=patches.patches.stride, batch=plan.batch, iterations=10**6,

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and the one error class a user of the workbook meets."""
+"""Files that are whole or absent."""
 
 import errno
 import json
@@ -9,12 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
-class KAError(ValueError):
-    """A mistake that a user can mend.
-
-    The message is one line: what was wrong (naming the file), what was expected, what to do.
-    """
+from ka.errors import KAError
 
 
 @contextmanager

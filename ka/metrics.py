@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from ka.files import KAError
+from ka.errors import KAError
 
 Images = Float[Tensor, "b c h w"]
 PerImage = Float64[Tensor, " b"]

@@ -1,4 +1,4 @@
-"""The KA layer as the study ran it, written independently of `ka.kernel_attention`: the reference of the tests.
+"""The KA layer as the study ran it, written independently of `ka.models.kernel_attention`: the reference of the tests.
 
 One convolution per kernel, results concatenated and fused by a 1×1 convolution, attention as
 matmul–softmax–matmul, gates from real first convolutions. Weights are taken from a `KernelAttention` by name.
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ka.kernel_attention import KernelAttention
+from ka.models.kernel_attention import KernelAttention
 
 
 def plain_layer(layer: KernelAttention, x: Tensor) -> Tensor:

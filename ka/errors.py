@@ -1,0 +1,29 @@
+"""The errors that a user of the workbook meets: one line each."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class KAError(ValueError):
+    """A mistake that a user can mend.
+
+    The message is one line: what was wrong (naming the file), what was expected, what to do. Jupyter shows that line
+    alone, without a traceback.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class Undefined(KAError):
+    """A metric that has no value for these images (ERGAS where a band is black)."""
+
+
+def unknown(what: str, given: object, known: Iterable[str]) -> KAError:
+    """The error for a name that is none of `known`; the nearest of them comes first, whatever its case."""
+    names = list(known)
+    lower = {name.lower(): name for name in reversed(names)}
+    near = difflib.get_close_matches(str(given).lower(), list(lower), n=1)
+    meant = f"did you mean {lower[near[0]]!r}? " if near else ""
+    return KAError(f"{what} {given!r} is unknown; {meant}choose one of {', '.join(names)}")

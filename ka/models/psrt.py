@@ -1,0 +1,311 @@
+"""PSRT, the backbone: a shallow window-attention transformer that sharpens `up` with the HR-MSI.
+
+Deng, Deng, Wu, Ran, Hong, Vivone, "PSRT: Pyramid Shuffle-and-Reshuffle Transformer for Multispectral and
+Hyperspectral Image Fusion", IEEE TGRS 61, 2023. Top to bottom: window attention, the layer (attention, KA branch,
+MLP), the SaR block with its shuffle, the network. Maps inside the body are `b h w c`.
+
+Departures from the published code: images of any size (padded inside), and only parameters that the output depends
+on (its SaR blocks also held two LayerNorms that no forward used).
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ka.errors import KAError
+from ka.models.cpu_attention import attend, attend_cpu, in_lanes
+from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention, Pointwise
+from ka.models.variants import Variant, dead_parameters
+from ka.models.variants import variant as variant_row
+
+WINDOWS = (8, 4, 2)  # window sizes of the three SaR blocks of a PSRT block
+N_BLOCKS = 2
+LAYERS = tuple(f"block {b + 1}, {w}×{w}, L{i + 1}" for b in range(N_BLOCKS) for w in WINDOWS for i in range(3))
+BAND = 2**14  # pixels at a time, see `in_bands`
+Tokens = Float[Tensor, "b h w c"]
+
+
+def in_bands(function: Callable[[Tokens], Tokens], x: Tokens) -> Tokens:
+    """function(x), on a CPU without gradients band by band.
+
+    What is made on the way to it (4C numbers a pixel in an MLP) then stays in the cache and is not asked of the system
+    anew. `function` must not look beyond bands of 8 rows.
+    """
+    b, h, w, _ = x.shape
+    rows = WINDOWS[0] * max(1, BAND // (b * w * WINDOWS[0]))
+    if torch.is_grad_enabled() or not x.is_cpu or rows >= h:
+        return function(x)
+    out = torch.empty(x.shape, dtype=x.dtype)
+    for to, band in zip(out.split(rows, dim=1), x.split(rows, dim=1), strict=True):
+        to.copy_(function(band))
+    return out
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention among the w² pixels of each window; no position bias, no dropout."""
+
+    def __init__(self, dim: int, window: int, heads: int) -> None:
+        super().__init__()
+        self.window, self.heads = window, heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def split(self, x: Tokens) -> Float[Tensor, "three windows heads tokens d"]:
+        """Queries, keys and values of every window (row-major) and head."""
+        return rearrange(
+            self.qkv(x),
+            "b (i y) (j x) (three h d) -> three (b i j) h (y x) d",
+            three=3,
+            h=self.heads,
+            y=self.window,
+            x=self.window,
+        )
+
+    def forward(self, x: Tokens) -> Tokens:
+        return in_bands(self._attend, x)
+
+    def _attend(self, x: Tokens) -> Tokens:
+        size = {"y": self.window, "x": self.window}
+        rows, columns = (n // self.window for n in x.shape[1:3])
+        if x.device.type != "cpu":
+            out = attend(*self.split(x))
+            out = rearrange(out, "(b i j) h (y x) d -> b (i y) (j x) (h d)", i=rows, j=columns, **size)
+            return self.proj(out)
+        # The same, with less copying: a test holds the two equal.
+        tokens = self.window**2
+        order = "(y x b i j)" if in_lanes(tokens) else "(b i j y x)"
+        pixels = rearrange(x, f"b (i y) (j x) c -> {order} c", **size)
+        qkv = torch.addmm(self.qkv.bias[:, None], self.qkv.weight, pixels.T)
+        split = "three h d t n" if in_lanes(tokens) else "three h d n t"
+        qkv = rearrange(qkv, f"(three h d) ({split[-3:]}) -> {split}", three=3, h=self.heads, t=tokens)
+        out = rearrange(attend_cpu(qkv, tokens), f"{split[6:]} -> ({split[-3:]}) (h d)")
+        return rearrange(self.proj(out), f"{order} c -> b (i y) (j x) c", i=rows, j=columns, b=len(x), **size)
+
+
+class MLP(nn.Module):
+    """C → 4C → C with exact GELU, per pixel."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tokens) -> Tokens:
+        return in_bands(lambda band: self.fc2(F.gelu(self.fc1(band))), x)
+
+
+def shuffle(x: Tokens, window: int) -> Tokens:
+    """Cut the map into cells of half a window; even rows (columns) of cells to the top (left) half, odd to the other.
+
+    H and W must be multiples of `window`.
+    """
+    d = window // 2
+    return rearrange(x, "b (i p y) (j q x) c -> b (p i y) (q j x) c", p=2, q=2, y=d, x=d)
+
+
+def unshuffle(x: Tokens, window: int) -> Tokens:
+    """The inverse of `shuffle`."""
+    d = window // 2
+    return rearrange(x, "b (p i y) (q j x) c -> b (i p y) (j q x) c", p=2, q=2, y=d, x=d)
+
+
+class Layer(nn.Module):
+    """A window-attention layer; with a KA row, attention takes the first half of the channels and KA the second.
+
+    x = x + [attention, KA](LN1(x));  x = x + MLP(LN2(x))
+
+    `move` shifts pixels after LN1 and is never undone: what made the study's PSRT misaligned.
+    """
+
+    def __init__(self, dim: int, window: int, row: Variant, move: Callable[[Tokens, int], Tokens] | None) -> None:
+        super().__init__()
+        self.window, self.move = window, move
+        self.norm1 = nn.LayerNorm(dim)
+        attended, heads = (dim // 2, 4) if row.has_ka else (dim, 8)
+        self.attn = WindowAttention(attended, window, heads)
+        self.ka: nn.Module | None = KernelAttention(dim // 2, row) if row.has_ka else None
+        self.layernorm = row.layernorm
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim)
+
+    def forward(self, x: Tokens) -> Tokens:
+        y = self.norm1(x)
+        if self.move is not None:
+            y = self.move(y, self.window)
+        if self.ka is None:
+            x = x + self.attn(y)
+        else:
+            y_wa, y_ka = y.chunk(2, dim=-1)
+            if not self.layernorm:
+                y_ka = x.chunk(2, dim=-1)[1]
+            ka = self.ka(rearrange(y_ka, "b h w c -> b c h w"))
+            x = x + torch.cat([self.attn(y_wa), rearrange(ka, "b c h w -> b h w c")], dim=-1)
+        return x + self.mlp(self.norm2(x))
+
+
+class SaRBlock(nn.Module):
+    """Shuffle-and-reshuffle block: three layers, x + L3(L2(L1(x))).
+
+    `aligned` (the published model): L2 works in shuffled space as a whole, so its residuals stay in place.
+    `misaligned` (what the study ran): only the attention of L2 and L3 sees moved pixels; its output is added to the
+    wrong ones. `none`: plain window attention.
+    """
+
+    def __init__(self, dim: int, window: int, row: Variant) -> None:
+        super().__init__()
+        self.window = window
+        self.aligned = row.shuffle == "aligned"
+        moves = (None, shuffle, unshuffle) if row.shuffle == "misaligned" else (None, None, None)
+        self.layers = nn.ModuleList(Layer(dim, window, row, move) for move in moves)
+
+    def forward(self, x: Tokens) -> Tokens:
+        l1, l2, l3 = self.layers
+        y = l1(x)
+        y = unshuffle(l2(shuffle(y, self.window)), self.window) if self.aligned else l2(y)
+        return x + l3(y)
+
+
+class PSRT(nn.Module):
+    """The network of one variant: concat(up, msi) → head → two PSRT blocks → tail → LeakyReLU(0.2) → + up.
+
+    Args:
+        row: the variant.
+        n_bands: bands of the LR-HSI.
+        n_msi: bands of the HR-MSI (3 for RGB).
+        dim: embedding width C; a multiple of 8 (8 heads, or 4 + 4 in the halves of a KA layer).
+
+    Raises:
+        KAError: a size that cannot be built, before anything is allocated.
+    """
+
+    def __init__(self, row: Variant, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> None:
+        super().__init__()
+        for name, value in (("n_bands", n_bands), ("n_msi", n_msi), ("dim", dim)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise KAError(f"{name}={value!r} is not a positive whole number")
+        if dim % 8:
+            raise KAError(f"dim={dim} does not split into 8 heads; choose a multiple of 8 (the study: 32, 48, 64)")
+        self.row, self.n_bands, self.n_msi, self.dim = row, n_bands, n_msi, dim
+        self.head = nn.Conv2d(n_bands + n_msi, dim, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(*(SaRBlock(dim, window, row) for window in WINDOWS)) for _ in range(N_BLOCKS))
+        )
+        self.tail = nn.Conv2d(dim, n_bands, 3, padding=1)
+        init_weights(self)
+
+    def forward(
+        self, up: Float[Tensor, "b n_bands h w"], msi: Float[Tensor, "b n_msi h w"]
+    ) -> Float[Tensor, "b n_bands h w"]:
+        """The sharpened image, in the units of `up` ([0, 1] in training; neither input nor output is clipped).
+
+        Args:
+            up: the LR-HSI, bicubically upsampled to the size of `msi`.
+            msi: the HR-MSI (RGB for CAVE).
+
+        H and W may be anything: edges are replicated to a multiple of 8 inside, and cropped from the result.
+
+        Raises:
+            KAError: band counts or sizes do not fit.
+        """
+        if up.ndim != 4 or msi.ndim != 4 or up.shape[1] != self.n_bands or msi.shape[1] != self.n_msi:
+            raise KAError(
+                f"up {tuple(up.shape)} and msi {tuple(msi.shape)} do not fit this model: "
+                f"(b, {self.n_bands}, h, w) and (b, {self.n_msi}, h, w) are expected"
+            )
+        if up.shape[0] != msi.shape[0] or up.shape[2:] != msi.shape[2:]:
+            raise KAError(
+                f"up {tuple(up.shape)} and msi {tuple(msi.shape)} differ in batch or image size; "
+                "upsample the LR-HSI to the size of the HR-MSI first (ka.data.simulate.bicubic)"
+            )
+        h, w = up.shape[2:]
+        x = torch.cat([up, msi], dim=1)
+        if h % WINDOWS[0] or w % WINDOWS[0]:
+            x = F.pad(x, (0, -w % WINDOWS[0], 0, -h % WINDOWS[0]), mode="replicate")
+        x = rearrange(self.head(x), "b c h w -> b h w c").contiguous()  # once here, not in every layer
+        x = self.tail(rearrange(self.blocks(x), "b h w c -> b c h w"))[..., :h, :w]
+        return F.leaky_relu(x, 0.2) + up
+
+    def layers(self) -> list[Layer]:
+        """The 18 layers, in the order in which they run (`LAYERS` names them)."""
+        return [module for module in self.modules() if isinstance(module, Layer)]
+
+    def fold(self) -> "PSRT":
+        """A copy for inference whose KA layers are plain 3×3 convolutions (one per quadrant for kav2–kav4).
+
+        Same output, fewer parameters. Models without KA are copied as they are.
+
+        Raises:
+            KAError: the variant's kernels depend on the image (kav1, kav9, kav17, kav18).
+        """
+        folded = copy.deepcopy(self)
+        for layer in folded.layers():
+            if isinstance(layer.ka, KernelAttention):
+                layer.ka = FoldedKernelAttention(layer.ka)
+        return folded
+
+
+def init_weights(model: nn.Module) -> None:
+    """Start values as published.
+
+    Every Linear weight of the body N(0, 0.01²), its bias PyTorch's default; convolution weights PyTorch's default,
+    convolution biases 0. (1×1 convolutions of KA start themselves, see `Pointwise`.)
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not isinstance(module, Pointwise):
+            nn.init.normal_(module.weight, std=0.01)
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def build(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> PSRT:
+    """A freshly initialised model of a variant; seed with `torch.manual_seed` before.
+
+    Args:
+        variant: a key of `ka.VARIANTS`.
+        n_bands: bands of the LR-HSI.
+        n_msi: bands of the HR-MSI.
+        dim: embedding width, a multiple of 8.
+
+    Raises:
+        KAError: unknown variant or impossible size.
+    """
+    return PSRT(variant_row(variant), n_bands, n_msi, dim)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters. In our models all of them are live."""
+    return sum(p.numel() for p in model.parameters())
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a variant.
+
+    Attributes:
+        live: those the output depends on (all that our model has).
+        dead: what the study's module held besides.
+        deployed: after `PSRT.fold`; equal to `live` where the variant does not fold.
+    """
+
+    live: int
+    dead: int
+    deployed: int
+
+    @property
+    def reported(self) -> int:
+        """The study's parameter column: live + dead."""
+        return self.live + self.dead
+
+
+def parameter_count(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> ParameterCount:
+    """Live, dead, reported and deployed parameters of a variant (see `ParameterCount`)."""
+    model = build(variant, n_bands, n_msi, dim)
+    live = count_parameters(model)
+    deployed = live if model.row.adaptive else count_parameters(model.fold())
+    return ParameterCount(live, dead_parameters(variant, dim), deployed)

@@ -1,0 +1,314 @@
+"""The one table of models: every variant is a row of parts.
+
+The rows are the study's PSRT_KAv1 … KAv11 with the PSRT baselines, what the study really ran where that differs
+(`…_as_run`, `psrt_misaligned`), the variants the same authors reported later (kav12 … kav19), and rows of our own that
+change one part of another row, so that two runs can answer a question. A new idea is a new row; name = key of
+`VARIANTS` = `variant` of the notebooks = label in figures.
+
+Parameter counts: *live* parameters are those the output depends on, and the only ones our models have. The study's
+modules also held *dead* ones, which inflate its parameter column; `reported_parameters` adds them by name.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin
+
+from ka.errors import KAError
+
+Shuffle = Literal["none", "aligned", "misaligned"]
+Kernels = Literal["", "identity", "learned", "reweighted", "pooled"]
+KernelSet = Literal["", "windows", "windows+global", "global+windows", "scrambled"]
+Among = Literal["taps", "channels", "both"]
+SE = Literal["", "shared", "per window"]
+GlobalSE = Literal["", "shared", "own"]
+Global = Literal["", "raw", "attended"]
+Second = Literal["image", "windows", "windows+image", "global"]
+Widen = Literal["", "linear", "repeat", "repeat+affine", "outer", "depthwise"]
+
+N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
+KERNEL_SIZE = 3  # of every row that does not say otherwise
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model of the study as parts, in the order in which a KA layer applies them.
+
+    Attributes:
+        name: key of the table.
+        shuffle: PSRT's spatial shuffle around L2 (only `psrt`, `psrt_misaligned`).
+        kernels: where window kernels come from. `""`: no KA branch, window attention on all channels. `identity`:
+            the branch returns its input. `learned`: weights. `reweighted`: weights times a gate per sample and
+            window. `pooled`: each window of the input, pooled to k×k, per sample.
+        n_windows: kernels of the window set: one per quadrant, or a single one (an ordinary convolution).
+        size: taps k a side, odd.
+        layernorm: the KA branch sees LN1's output, as window attention does; else the layer's input as it is.
+        normal_init: learned kernels start from N(0, 1) instead of PyTorch's convolution init.
+        sa: self-attention over kernel taps, and over which set: the window kernels, or these joined with the global
+            kernel (in that order). `scrambled`: as global+windows, with the axes traded that KAv8 traded.
+        sa_among: what attends to what: the taps of a filter's kernels, the input channels of each head, or both.
+        se: squeeze-and-excitation of the window kernels, one module for all windows or one each.
+        widen: how pooled kernels (no output axis) get one, after SA and SE.
+        global_from: global kernel made from the raw (or reweighted) window kernels, or from those after SA.
+        global_bias: bias of the 1×1 convolution that makes the global kernel.
+        global_se: SE of the global kernel: the shared one, or its own.
+        second: what the second convolution runs on: the image with every kernel; each window with its own kernel;
+            windows with theirs and the image with the global kernel; the image with the global kernel alone.
+        bias: of the second convolution, where it is a single one on the image (the study has none).
+        activation: GELU after the fusion.
+        linear: 1×1 mixes that the study built as Linear (they start from N(0, 0.01²)), not as a convolution.
+        dead: parts of the study's layer that no output depended on (`DEAD_PARTS`).
+        ours: a row that neither report has, to be compared with the row that it changes.
+    """
+
+    name: str
+    shuffle: Shuffle = "none"
+    kernels: Kernels = ""
+    n_windows: int = N_WINDOWS
+    size: int = KERNEL_SIZE
+    layernorm: bool = True
+    normal_init: bool = False
+    sa: KernelSet = ""
+    sa_among: Among = "taps"
+    se: SE = ""
+    widen: Widen = ""
+    global_from: Global = ""
+    global_bias: bool = True
+    global_se: GlobalSE = ""
+    second: Second = "image"
+    bias: bool = False
+    activation: bool = False
+    linear: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+    ours: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that mean nothing, so that a new row fails here and not in training."""
+        for field in fields(self):
+            allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
+            if allowed and getattr(self, field.name) not in allowed:
+                raise KAError(
+                    f"variant {self.name}: {field.name}={getattr(self, field.name)!r} is unknown; "
+                    f"choose one of {', '.join(map(repr, allowed))}"
+                )
+        single = self.n_windows == 1
+        nonsense = {
+            "there are as many windows as quadrants, or one": self.n_windows not in (1, N_WINDOWS),
+            "kernels have an odd number of taps a side": self.size < 1 or self.size % 2 == 0,
+            "a single window kernel is learned and on the image, and has no other to be mixed with": (
+                single
+                and (
+                    self.kernels != "learned" or self.second != "image" or bool(self.sa or self.se or self.global_from)
+                )
+            ),
+            "only a single convolution has a bias (else the fusion's serves all)": self.bias and not single,
+            "there is no SA for `sa_among` to speak of": self.sa_among != "taps" and not self.sa,
+            "pooled kernels need `widen`, and only they": (self.kernels == "pooled") != bool(self.widen),
+            "SA or SE of a global kernel needs `global_from`": (
+                not self.global_from and (self.sa not in ("", "windows") or bool(self.global_se))
+            ),
+            "the second convolution uses a global kernel that `global_from` does not make": (
+                self.second in ("windows+image", "global") and not self.global_from
+            ),
+            "a global kernel of pooled kernels is not defined": (self.kernels == "pooled" and bool(self.global_from)),
+            "a global kernel made after SA cannot take part in SA": (
+                self.global_from == "attended" and self.sa != "windows"
+            ),
+            "a second convolution on windows alone would throw the global kernel away": (
+                self.second == "windows" and bool(self.global_from)
+            ),
+        }
+        for why, wrong in nonsense.items():
+            if wrong:
+                raise KAError(f"variant {self.name}: {why}; mend its row in ka/models/variants.py")
+
+    @property
+    def has_ka(self) -> bool:
+        """Whether half of the channels go through a KA branch."""
+        return self.kernels != ""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the kernels depend on the image (pooled or reweighted): only then does KA not fold."""
+        return self.kernels in ("pooled", "reweighted")
+
+    @property
+    def position_bound(self) -> str:
+        """Why the output at a pixel depends on where the image's borders are, or "" if it does not.
+
+        Whole-image evaluation in tiles is exact only where this is empty (and, for `psrt`, where H and W rounded up
+        to 8 are multiples of 16).
+        """
+        if self.shuffle == "misaligned":
+            return "its shuffle moves attention outputs across the whole image"
+        if self.adaptive:
+            return "its kernels are pooled from quadrants of the image"
+        if self.has_ka and self.second in ("windows", "windows+image"):
+            return "its kernels belong to quadrants of the image"
+        return ""
+
+    @property
+    def global_first(self) -> bool:
+        """Whether the global kernel stands before the window kernels in the set."""
+        return self.sa in ("global+windows", "scrambled")
+
+    @property
+    def n_second(self) -> int:
+        """Number of kernels the image is convolved with before the fusion."""
+        return self.n_windows + bool(self.global_from)
+
+    @property
+    def has_fusion(self) -> bool:
+        """Whether results of several second convolutions are fused by a 1×1 convolution."""
+        several = self.second == "windows+image" or (self.second == "image" and self.n_second > 1)
+        return several and self.kernels != "identity"
+
+
+def _rows() -> Iterator[Variant]:
+    # The baselines.
+    yield Variant("psrt", shuffle="aligned")
+    yield Variant("psrt_misaligned", shuffle="misaligned")
+    yield Variant("psrt_noshuffle")
+
+    # Pooled kernels.
+    kav1 = Variant(
+        "kav1",
+        kernels="pooled",
+        sa="windows",
+        se="shared",
+        widen="linear",
+        linear=("fusion",),
+        dead=("norm",),
+    )
+    kav9 = replace(kav1, name="kav9", widen="repeat+affine", dead=())
+    # Second convolution on windows.
+    kav3 = Variant(
+        "kav3", kernels="learned", sa="windows", se="per window", second="windows", dead=("conv_bias", "norm")
+    )
+    kav2 = replace(kav3, name="kav2", se="shared", dead=("conv_bias", "norm", "layernorm"))
+    kav4 = replace(
+        kav3, name="kav4", global_from="attended", global_se="own", second="windows+image", linear=("fusion",)
+    )
+    # Global kernel alone on the image.
+    kav5 = Variant(
+        "kav5",
+        kernels="learned",
+        global_from="raw",
+        global_se="own",
+        second="global",
+        dead=("conv_bias", "norm", "window_se", "sa", "fusion2"),
+    )
+    # Every kernel on the image.
+    kav6 = Variant(
+        "kav6",
+        kernels="learned",
+        sa="windows+global",
+        se="shared",
+        global_from="raw",
+        global_se="shared",
+        dead=("conv_bias", "window_se", "global_se"),
+    )
+    kav8 = replace(kav6, name="kav8", sa="global+windows", global_bias=False, linear=("global",), dead=("conv_bias",))
+    kav7 = Variant("kav7", kernels="learned", sa="windows", se="shared", dead=("conv_bias",))
+    kav10 = replace(kav7, name="kav10", se="", dead=("conv_bias", "shared_se"))
+    kav11 = Variant("kav11", kernels="learned", global_from="raw", dead=("conv_bias",))
+    yield from (kav1, kav2, kav3, kav4, kav5, kav6, kav7, kav8, kav9, kav10, kav11)
+
+    # What the study ran where that is not what it describes.
+    yield replace(
+        kav5,
+        name="kav5_as_run",
+        kernels="identity",
+        global_from="",
+        global_se="",
+        second="image",
+        dead=(*kav5.dead, "kernels", "global", "global_se"),
+    )
+    yield replace(kav8, name="kav8_as_run", sa="scrambled")
+    yield replace(kav9, name="kav9_as_run", widen="repeat")
+
+    # The second report.
+    kav19 = Variant("kav19", kernels="learned", normal_init=True, dead=("reweight",))
+    yield replace(kav19, name="kav12", sa="windows", global_from="raw", dead=())
+    yield Variant("kav13", kernels="learned", sa="windows", se="shared", activation=True)
+    yield replace(kav19, name="kav16", se="shared", global_from="raw", dead=())
+    kav18 = replace(kav19, name="kav18", kernels="reweighted", dead=())
+    yield replace(kav18, name="kav17", global_from="raw")
+    yield kav18
+    yield kav19
+
+    yield from _ours(kav1, kav6, kav7, kav10, kav11)
+
+
+def _ours(kav1: Variant, kav6: Variant, kav7: Variant, kav10: Variant, kav11: Variant) -> Iterator[Variant]:
+    """Rows of our own: each is another row with one part changed."""
+
+    def but(row: Variant, name: str, **part: Any) -> Variant:
+        return replace(row, name=name, dead=(), ours=True, **part)
+
+    # What a folded KA layer is: the control for all of them.
+    conv3x3 = Variant("conv3x3", kernels="learned", n_windows=1, bias=True, ours=True)
+    yield conv3x3
+    yield but(conv3x3, "conv5x5", size=5)
+    # LayerNorm before KA, and the global kernel.
+    yield but(kav11, "kav11_no_ln", layernorm=False)
+    yield but(kav11, "kav11_no_global", global_from="")
+    yield but(kav6, "kav6_global_apart", sa="windows")
+    yield but(kav6, "kav6_global_after", sa="windows", global_from="attended")
+    # The output axis that pooled kernels lack.
+    yield but(kav1, "kav1_outer", widen="outer")
+    yield but(kav1, "kav1_depthwise", widen="depthwise")
+    # Kernel SA among channels, and of larger kernels.
+    yield but(kav10, "kav10_channel_sa", sa_among="channels")
+    yield but(kav10, "kav10_both_sa", sa_among="both")
+    yield but(kav10, "kav10_5x5", size=5)
+    # SE of each window, and of the global kernel.
+    yield but(kav7, "kav7_se_each", se="per window")
+    yield but(kav6, "kav6_no_global_se", global_se="")
+
+
+VARIANTS: dict[str, Variant] = {row.name: row for row in _rows()}
+
+
+def variant(name: str) -> Variant:
+    """The row of a variant.
+
+    Raises:
+        KAError: no such variant; the message lists those there are.
+    """
+    try:
+        return VARIANTS[name]
+    except (KeyError, TypeError):
+        raise KAError(f"unknown variant {name!r}; choose one of {', '.join(VARIANTS)}") from None
+
+
+def _se(c: int) -> int:
+    return 2 * (c * c + c)
+
+
+#: Parameters of each part of the study's KA layer, for c channels and n window kernels of 3×3.
+DEAD_PARTS = {
+    "conv_bias": lambda c, n: n * c,
+    "norm": lambda c, n: 2 * c,
+    "layernorm": lambda c, n: 2 * c,
+    "kernels": lambda c, n: n * c * c * KERNEL_SIZE**2,
+    "sa": lambda c, n: 4 * c * c + 4 * c,
+    "shared_se": lambda c, n: _se(c),
+    "window_se": lambda c, n: n * _se(c),
+    "global_se": lambda c, n: _se(c),
+    "global": lambda c, n: n * c * c + c,
+    "fusion2": lambda c, n: 2 * c * c + c,
+    "reweight": lambda c, n: n * (c + 1) + 4 * n * n + 4 * n + 4 * n * n + n,
+}
+
+
+def dead_parameters(name: str, dim: int = 48, n_layers: int = 18) -> int:
+    """Parameters of the study's module that no output depended on; 0 for rows of our own, which it did not have.
+
+    Every SaR block (three layers) also constructed two LayerNorms that no forward used. For kav12 … kav19 the second
+    report prints no counts, so their number here is what its modules are known to have held, not a match.
+    """
+    row = variant(name)
+    if row.ours:
+        return 0
+    unused_norms = (n_layers // 3) * 2 * 2 * dim
+    return unused_norms + n_layers * sum(DEAD_PARTS[part](dim // 2, N_WINDOWS) for part in row.dead)

@@ -1,0 +1,126 @@
+"""Costs: the counter against hand counts, and what the results table takes of the benchmark's file."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+import ka
+from ka.files import write_json
+from ka.models.variants import VARIANTS
+from workbook.paths import ROOT
+from workbook.results import costs, speed
+from workbook.results.costs import Cost, Costs, flops
+
+SAME = [f"kav{number}" for number in (6, 7, 8, 10, 11, 12, 16, 19)]
+
+
+def by_hand(dim: int, size: int, attended: int, conv: int) -> int:
+    """2 per multiply-add: head and tail, 18 layers of projections and MLP, attention among w² pixels, convolutions.
+
+    `attended` channels go through attention; `conv` is the multiply-adds per pixel of a KA branch.
+    """
+    ends = 9 * 34 * dim + 9 * dim * 31
+    layer = attended * 3 * attended + attended * attended + dim * 4 * dim * 2 + conv
+    scores = 6 * sum(2 * w * w * attended for w in (8, 4, 2))  # q·k and weights·v
+    return 2 * size * size * (ends + 18 * layer + scores)
+
+
+@pytest.mark.parametrize(
+    ("name", "attended", "conv"),
+    [
+        ("psrt_noshuffle", 48, 0), ("psrt", 48, 0), ("kav5_as_run", 24, 0), ("kav11", 24, 9 * 24 * 24),
+        ("kav3", 24, 9 * 24 * 24), ("kav4", 24, 2 * 9 * 24 * 24),
+    ],
+)  # fmt: skip
+def test_deployed_flops_equal_the_hand_count(name: str, attended: int, conv: int) -> None:
+    assert flops(name) == by_hand(48, 512, attended, conv)
+
+
+def test_one_layer_of_attention_is_counted_whole() -> None:
+    """Windows of 8×8 use fused attention, of 2×2 plain products: both are seen."""
+    for window in (8, 2):
+        with torch.device("meta"), torch.no_grad():
+            layer = ka.models.psrt.WindowAttention(48, window, 8).requires_grad_(False)
+            with costs.FlopCounterMode(display=False) as counter:
+                layer(torch.empty(1, 16, 16, 48))
+        assert counter.get_total_flops() == 2 * 256 * (48 * 144 + 48 * 48 + 2 * window**2 * 48)
+
+
+def test_kernels_are_folded_on_the_way_in_training() -> None:
+    assert flops("kav11", form="training") > flops("kav11")
+    assert flops("psrt", form="training") == flops("psrt")
+
+
+def test_rows_of_our_own_deploy_to_one_convolution() -> None:
+    names = ["kav11", "conv3x3", "kav11_no_ln", "kav11_no_global", "kav10_both_sa", "kav6_global_after", "kav7_se_each"]
+    assert len({str(ka.build(name, dim=8).fold()) for name in names}) == 1
+
+
+def test_larger_kernels_cost_what_they_should() -> None:
+    assert flops("conv5x5") - flops("conv3x3") == 2 * 512**2 * 18 * (25 - 9) * 24 * 24
+
+
+def test_eight_variants_deploy_to_the_same_computation() -> None:
+    """As the notes of the results table say: the same modules, so the same cost."""
+    texts = {str(ka.build(name, dim=8).fold()) for name in SAME}
+    assert len(texts) == 1
+    assert len({ka.parameter_count(name, dim=8).deployed for name in SAME}) == 1
+
+
+def test_impossible_questions_are_refused() -> None:
+    for arguments, message in (
+        ({"name": "kav99"}, "unknown variant"),
+        ({"name": "kav1", "form": "fast"}, "choose one of deployed, training"),
+        ({"name": "kav1", "size": 4}, "at least 8"),
+    ):
+        with pytest.raises(ka.KAError, match=message):
+            flops(**arguments)  # type: ignore[arg-type]
+
+
+def measurement(device: str = "cpu") -> speed.Measurement:
+    """What the benchmark stores, with numbers that tell themselves apart."""
+    pair = speed.Pair(12.5, 25, speed.Spread(2, 2, 2, 2), 1, 2)
+    each = speed.Speed(9, 8, 7.125, 6, 5, 4, 0, None, pair, pair, speed.Spread(0.75, 0.7, 0.8, 0.76))
+    setting = speed.Setting(dim=8, inference_size=16, n_bands=4, n_msi=2, inference_rounds=3, counted=64)
+    hardware = {"cpu": "none", "gpu": None}
+    return speed.Measurement(hardware, device, 1, True, 1.0, setting, {"float32": 1.0}, 1.0, {"kav11": each})
+
+
+def write(path: Path, *found: speed.Measurement) -> None:
+    write_json(path, {"format": speed.FORMAT, "devices": {each.device: asdict(each) for each in found}})
+
+
+def test_costs_are_the_cpus_part_of_the_benchmark(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    assert Costs.read(path) is None
+    write(path, measurement("cuda"))
+    assert Costs.read(path) is None
+    write(path, measurement("cuda"), measurement())
+    cost = Cost(7.125, 12.5, 0.75, 0.7, 0.8)
+    found = Costs.read(path)
+    assert found == Costs({"cpu": "none", "gpu": None}, "cpu", 1, 8, 16, 4, 2, 3, 64, {"kav11": cost})
+    assert found.label == "16×16×4 image, dim 8, cpu, 1 thread, none"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"variants": {}}', '{"format": 1, "devices": {"cpu": {}}}'])
+def test_a_bad_file_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bench.json").write_text(text)
+    with pytest.raises(ka.KAError, match=r"bench\.json is damaged"):
+        Costs.read(tmp_path / "bench.json")
+
+
+def test_the_committed_measurement_is_whole() -> None:
+    """Every variant at full size, with FLOPs that today's code still counts."""
+    path = ROOT / "results" / "bench.json"
+    stored = speed.read(path)
+    assert "cpu" in stored, f"{path} holds no measurement of a CPU: make bench"
+    for found in stored.values():
+        assert found.full
+        assert set(found.variants) == set(VARIANTS)
+    found = stored["cpu"]
+    assert (found.setting.dim, found.setting.n_bands, found.setting.counted) == (48, 31, 512)
+    for name in ("psrt", "kav4", "kav17"):
+        assert found.variants[name].gflops == round(flops(name) / 1e9, 3)
+        assert found.variants[name].deployed == ka.parameter_count(name).deployed

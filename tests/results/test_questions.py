@@ -1,0 +1,222 @@
+"""The study's questions as comparisons: what they weigh, and verdicts that only the intervals give."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from ka.errors import KAError
+from ka.evaluation import Evaluation
+from ka.models.variants import VARIANTS
+from workbook.results import questions
+from workbook.results.compare import Difference, seed_noise
+from workbook.results.costs import Costs
+from workbook.results.questions import QUESTIONS, Answer, Comparison, answers, interaction, kept, less, mean_of
+from workbook.results.stored import Result, table
+from workbook.training.config import Config
+
+PARTS = ("kernels", "n_windows", "size", "layernorm", "normal_init", "sa", "sa_among", "se", "widen", "global_from",
+         "global_bias", "global_se", "second", "bias", "activation", "shuffle")  # fmt: skip
+Make = Callable[..., Result]
+
+
+@pytest.fixture
+def make() -> Make:
+    """A result of eleven scenes whose PSNR is `level` plus a scene's own part; `jitter` is the seed's."""
+
+    def result(name: str, level: float, seed: int = 10, jitter: float = 0.0) -> Result:
+        noise = np.random.default_rng((seed, list(VARIANTS).index(name))).normal(0, 0.02, 11)
+        noise -= noise.mean()
+        scenes = {
+            f"scene {i}": {
+                "psnr": 40 + i + level + jitter + noise[i],
+                "sam": 3.0 - level / 10,
+                "ergas": 2.0 - level / 10,
+            }
+            for i in range(11)
+        }
+        untrained = Evaluation({f"scene {i}": {"psnr": 30.0 + i, "sam": 4.0, "ergas": 3.0} for i in range(11)})
+        methods = dict.fromkeys(("bicubic", "linear injection"), untrained)
+        methods |= dict.fromkeys(("best", "last", "average"), Evaluation(scenes))
+        config = Config.preset("laptop", variant=name, seed=seed, data_root="elsewhere")
+        return Result(config, {}, {"live": 1, "reported": 1, "deployed": 1}, {}, 3000, 1.0, methods)
+
+    return result
+
+
+def test_every_comparison_weighs_models_that_there_are() -> None:
+    for comparisons in QUESTIONS.values():
+        for one in comparisons:
+            assert sum(one.weights.values()) == pytest.approx(0)
+            assert sum(weight for weight in one.weights.values() if weight > 0) >= 1 - 1e-9
+            assert set(one.weights) <= set(VARIANTS)
+
+
+def test_pairs_of_one_question_differ_in_what_it_asks() -> None:
+    """Of two models that are compared, the parts that differ are those that the question is about."""
+    may_differ = {
+        "1": {"shuffle"},
+        "2": {"layernorm"},
+        # A global kernel changes what SA and SE run over, and whether there is one at all.
+        "3": {"global_from", "sa", "kernels", "second", "global_se"},
+        "4": {"widen", "kernels", "sa", "se"},
+        "5": {"sa", "sa_among", "size", "n_windows", "bias"},
+        "6": {"se", "global_se"},
+        "7": {"second", "se"},
+    }
+    for title, comparisons in QUESTIONS.items():
+        if title[0] in "08":  # whole branches against each other
+            continue
+        for one in comparisons:
+            rows = [VARIANTS[name] for name in one.weights]
+            if len(rows) > 2:
+                continue
+            differ = {part for part in PARTS if getattr(rows[0], part) != getattr(rows[1], part)}
+            assert differ, one.label
+            assert differ <= may_differ[title[0]], (one.label, differ)
+
+
+def test_weights_of_means_and_interactions() -> None:
+    assert less("kav1", "kav2") == {"kav1": 1, "kav2": -1}
+    assert mean_of(("kav1", "kav2"), ("kav3", "kav2")) == {"kav1": 0.5, "kav2": -1, "kav3": 0.5}
+    assert interaction(("kav1", "kav2"), ("kav3", "kav4")) == {"kav1": 1, "kav2": -1, "kav3": -1, "kav4": 1}
+
+
+@pytest.mark.parametrize("weights", [{"kav1": 1.0}, {"kav1": 1.0, "kav2": -0.5}, {"kav99": 1.0, "kav1": -1.0}])
+def test_a_comparison_that_means_nothing_is_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(KAError, match="add up to zero"):
+        Comparison("mine", weights)
+
+
+def test_verdicts_follow_the_interval(make: Make) -> None:
+    """Three seeds each that agree: a gap of 1 dB is found, on either side of the claim."""
+    title = "7. Windows or image"
+    for gap, verdict in ((1.0, "supported"), (-1.0, "refuted"), (0.0, "not decided at this budget")):
+        runs = [
+            make(name, level, seed, jitter)
+            for name, level in (("kav2", 0.0), ("kav7", gap))
+            for seed, jitter in ((10, 0.01), (11, -0.01), (12, 0.0))
+        ]
+        (one,) = answers(runs, title)
+        assert one.differences["psnr"].value == pytest.approx(gap)
+        assert one.differences["psnr"].covers == "scenes and seeds"
+        assert one.verdict == verdict
+        assert one.seeds == {"kav7": 3, "kav2": 3}
+
+
+def test_one_seed_decides_nothing(make: Make) -> None:
+    (one,) = answers([make("kav2", 0.0), make("kav7", 5.0, seed=11)], "7. Windows or image")
+    assert one.differences["psnr"].covers == "scenes"
+    assert one.verdict == "not decided at this budget"
+
+
+def test_seeds_of_other_models_tell_how_far_seeds_move_a_pair(make: Make) -> None:
+    pair = [make("kav2", 0.0), make("kav7", 0.5)]
+    quiet = [make("kav11", 0.0, seed, jitter) for seed, jitter in ((10, 0.0), (11, 0.02), (12, -0.02))]
+    loud = [make("kav11", 0.0, seed, jitter) for seed, jitter in ((10, 0.0), (11, 1.0), (12, -1.0))]
+    assert answers([*pair, *quiet], "7. Windows or image")[0].verdict == "supported"
+    assert answers([*pair, *loud], "7. Windows or image")[0].verdict == "not decided at this budget"
+
+
+def test_a_model_without_a_run_leaves_its_comparison_open_and_the_others_alone(make: Make) -> None:
+    found = answers([make("psrt", 0.0), make("psrt_noshuffle", 1.0)], "1. Shuffle")
+    assert [one.verdict for one in found] == ["not run", "not decided at this budget", "not run"]
+    assert questions.rows(found)[0]["Δ PSNR (dB)"] == "–"
+    # One comparison was run, so its level is 5 %, not a third of it.
+    alone = found[1].differences["psnr"]
+    three = answers(
+        [make(name, i) for i, name in enumerate(("psrt", "psrt_misaligned", "psrt_noshuffle"))], "1. Shuffle"
+    )
+    together = three[1].differences["psnr"]
+    assert alone.low is not None
+    assert alone.high is not None
+    assert together.low is not None
+    assert together.high is not None
+    assert together.high - together.low > alone.high - alone.low
+
+
+def test_interactions_take_off_what_both_gain(make: Make) -> None:
+    levels = {"conv3x3": 0.0, "conv5x5": 0.3, "kav10": 1.0, "kav10_5x5": 1.8}
+    found = answers([make(name, level) for name, level in levels.items()], "5. Kernel SA")
+    assert found[-1].differences["psnr"].value == pytest.approx(0.5)
+
+
+def test_an_unknown_question_lists_the_known() -> None:
+    with pytest.raises(KAError, match=r"choose one of 0\. Kernel Attention; 1\. Shuffle"):
+        answers([], "10. Anything")
+
+
+def test_seed_noise_of_sums_where_seeds_differ() -> None:
+    """Unpaired: the variance within models, by weight² over the number of seeds."""
+    rng = np.random.default_rng(0)
+    values = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=(2, 4)), "c": rng.normal(size=(1, 4))}
+    seeds = {"a": (0, 1, 2), "b": (3, 4), "c": (5,)}
+    pair = seed_noise({"a": 1, "c": -1}, values, seeds)
+    assert pair.freedom == 3
+    mean = seed_noise({"a": 0.5, "b": 0.5, "c": -1}, values, seeds)
+    assert mean.variance == pytest.approx(pair.variance / (1 / 3 + 1) * (0.25 / 3 + 0.25 / 2 + 1))
+
+
+def test_seed_noise_of_sums_where_seeds_are_the_same() -> None:
+    """Paired: what a seed does to all models cancels, and an interaction has twice the variance of a difference."""
+    rng = np.random.default_rng(0)
+    own, block = rng.normal(size=(4, 3, 5)), rng.normal(0, 100, size=(3, 1))
+    seeds = dict.fromkeys("abcd", (0, 1, 2))
+    difference, four = {"a": 1.0, "b": -1.0}, {"a": 1.0, "b": -1.0, "c": -1.0, "d": 1.0}
+    plain, moved = (
+        {name: values + add for name, values in zip("abcd", own, strict=True)} for add in (np.zeros((3, 1)), block)
+    )
+    found = seed_noise(difference, plain, seeds)
+    assert found.freedom == 6
+    assert seed_noise(difference, moved, seeds).variance == pytest.approx(found.variance)
+    assert seed_noise(four, moved, seeds).variance == pytest.approx(2 * found.variance)
+    assert seed_noise(difference, moved, seeds | {"b": (0, 1, 3)}).variance > 100 * found.variance
+
+
+def test_a_question_and_the_table_judge_a_pair_alike(make: Make) -> None:
+    """Seeds move both models alike: paired in the table, so in the answer too."""
+    runs = [
+        make(name, level, seed, 0.5 * seed + 0.01 * (seed * len(name) % 3))
+        for name, level in (("psrt", 0.0), ("psrt_noshuffle", 0.3), ("kav11", 0.6))
+        for seed in (0, 1, 2)
+    ]
+    asked = next(one for one in answers(runs, "1. Shuffle") if one.differences).differences["psnr"]
+    costs = Costs.read(ROOT / "results" / "bench.json")  # not counted anew
+    (row,) = [row for row in table(runs, "psrt_noshuffle", costs=costs).rows if row.name == "psrt"]
+    assert asked.value == pytest.approx(-row.differences["psnr"].value)
+    assert asked.low is not None
+    assert row.differences["psnr"].high is not None
+    assert 0 < asked.low < 0.3
+    assert asked.low >= -row.differences["psnr"].high  # the table compares more models at once
+
+
+def test_open_questions_are_better_or_worse_and_lower_is_not_mistaken() -> None:
+    one = Answer(
+        Comparison("mine", less("kav1", "kav2")), {}, {"psnr": Difference(-1.0, -2.0, -0.5, "scenes and seeds")}
+    )
+    assert one.verdict == "worse"
+    claimed = replace(one, comparison=replace(one.comparison, claim="worse"))
+    assert claimed.verdict == "supported"
+
+
+def test_the_chart_draws_what_was_run_and_names_what_was_not(make: Make) -> None:
+    figure = questions.chart([make("psrt", 0.0), make("psrt_noshuffle", 1.0)], ["1. Shuffle"])
+    (axis,) = figure.axes
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert sum(label.endswith("(not run)") for label in labels) == 2
+    points = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in points] == [pytest.approx(1.0)]
+
+
+def test_rules_that_keep_weights() -> None:
+    """Losses fall all the time, so the rule calls the last weights best, though validation fell."""
+    psnr = [30.0, 40.0, 41.0, 43.0, 42.0, 35.0]
+    history = [{"loss": 1 / (i + 1), "psnr": p, "psnr_average": 40 + i / 10, "step": i} for i, p in enumerate(psnr)]
+    found = kept(history)
+    assert (found.last, found.running_mean, found.validated, found.average) == (35.0, 35.0, 43.0, 40.5)
+    assert found.step == pytest.approx(np.sqrt((1 + 49) / 2))
+    assert found.step_average == pytest.approx(0.1)
+    with pytest.raises(KAError, match="at least 4"):
+        kept(history[:3])

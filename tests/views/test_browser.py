@@ -1,0 +1,82 @@
+"""The workbook in a real browser. Skipped where there is no chromium (Debian's package), except in CI."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import ROOT
+
+from workbook.explorer.sources import gather
+from workbook.explorer.widgets import AttentionExplorer, KernelExplorer
+from workbook.views.plots import png
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+browser = pytest.importorskip("browser", reason="playwright is not installed", exc_type=ImportError)
+if browser.CHROMIUM is None:
+    if os.environ.get("CI"):
+        pytest.fail("chromium is missing: in CI nothing may be skipped", pytrace=False)
+    pytest.skip("chromium is not installed", allow_module_level=True)
+
+PICTURE = ".ka-explorer .widget-image.ka-picture"
+SLIDER = ".ka-explorer .ka-layer .noUi-handle"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator["Page"]:
+    with browser.page() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: opening a notebook may write to it."""
+    return Path(shutil.copytree(ROOT / "notebooks", tmp_path_factory.mktemp("browser") / "notebooks"))
+
+
+@pytest.fixture(scope="module")
+def jupyterlab(notebooks: Path) -> Iterator[str]:
+    with browser.lab(notebooks.parent / "lab", notebooks) as address:
+        yield address
+
+
+def test_kernels_in_jupyterlab(jupyterlab: str, page: "Page") -> None:
+    """Open, run all, move the layer's slider: the picture becomes that of the next layer."""
+    expected = KernelExplorer(gather("kav11", "kav17"))
+    browser.open_notebook(page, jupyterlab, "kernels.ipynb")
+    browser.run_all(page)
+    page.locator(SLIDER).first.scroll_into_view_if_needed()
+    assert browser.shown(page, PICTURE) == png(expected.figure())
+    before = browser.source(page, PICTURE)
+    page.locator(SLIDER).first.focus()
+    page.keyboard.press("ArrowRight")
+    assert browser.shown(page, PICTURE, before) == png(expected.figure(layer=2))
+
+
+def test_attention_in_jupyterlab(jupyterlab: str, page: "Page") -> None:
+    """Clicking the image chooses the pixel."""
+    expected = AttentionExplorer(gather("kav1", "psrt"))
+    browser.open_notebook(page, jupyterlab, "attention.ipynb")
+    browser.run_all(page)
+    assert browser.shown(page, PICTURE) == png(expected.figure())
+    before = browser.source(page, PICTURE)
+    zoom = expected.zoom
+    page.locator(".ka-scene").first.click(position={"x": 10 * zoom + 1, "y": 40 * zoom + 1})
+    assert browser.shown(page, PICTURE, before) == png(expected.figure(row=40, col=10))
+
+
+def test_the_page(notebooks: Path, page: "Page") -> None:
+    """`make explore` serves the explorers with voila; they answer there too."""
+    expected = KernelExplorer(gather())
+    with browser.voila(notebooks.parent / "voila", notebooks / "explore.ipynb") as address:
+        page.goto(address, timeout=120_000)  # voila runs the notebook first
+        page.wait_for_selector(SLIDER, timeout=120_000)
+        assert browser.shown(page, PICTURE) == png(expected.figure())
+        before = browser.source(page, PICTURE)
+        page.locator(SLIDER).first.focus()
+        page.keyboard.press("ArrowRight")
+        assert browser.shown(page, PICTURE, before) == png(expected.figure(layer=2))

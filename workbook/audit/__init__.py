@@ -1,0 +1,1 @@
+"""The findings about the study's code and table, each derived live."""

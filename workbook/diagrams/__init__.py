@@ -1,0 +1,1 @@
+"""Architecture diagrams, drawn from the table of variants."""

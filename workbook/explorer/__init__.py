@@ -1,0 +1,1 @@
+"""The explorers: what can be looked at, and the widgets."""

@@ -1,0 +1,159 @@
+"""All files of figures/ and the README's results, from what is committed: `make figures` (no CAVE, no training).
+
+SVG, CSV, Markdown and LaTeX files are the same bytes whenever they are drawn; PNG and PDF files are on one machine.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+
+from matplotlib.figure import Figure
+
+from ka.data import datasets as data
+from ka.data.simulate import Degradation
+from ka.errors import KAError
+from ka.evaluation import LinearInjection, Method, Network, upsampled
+from ka.files import write_bytes
+from ka.models.checkpoints import load_checkpoint
+from workbook.audit import figures as audit_figures
+from workbook.diagrams import diagrams
+from workbook.explorer.sources import shipped
+from workbook.paths import ROOT
+from workbook.results import questions, report, speed, speed_figures
+from workbook.results import stored as results
+from workbook.results.costs import Costs
+from workbook.views import plots
+
+FOLDER = ROOT / "figures"
+STABLE = (".svg", ".csv", ".md", ".tex")
+"""Kinds of files whose bytes do not depend on the machine."""
+
+BASELINE = "psrt_noshuffle"
+README = {"README.md": "en", "README.zh.md": "zh"}
+"""Files that show a results table, between two comments, and in which language."""
+
+Encode = Callable[[], bytes]
+
+
+def files() -> dict[str, Encode]:
+    """Every file of figures/: name → what makes its bytes."""
+    return dict(
+        [*_diagrams(), *_results(), *_speed(), *_audit(), ("demo_errors.png", lambda: plots.png(demo_errors()))]
+    )
+
+
+def _diagrams() -> Iterator[tuple[str, Encode]]:
+    for language, kinds in (("en", ("svg", "pdf", "png")), ("zh", ("svg",))):
+        for name, draw in diagrams.all_diagrams(language).items():
+            yield from _kinds(f"diagrams/{name}", draw, kinds)
+
+
+def _results() -> Iterator[tuple[str, Encode]]:
+    folder = results.results_folder()
+    for protocol in results.protocols(folder):
+        found = results.read(folder, protocol)
+        if BASELINE not in {run.config.variant for run in found}:
+            continue  # runs that are there for one question have nothing to be compared with
+        table = cache(partial(_table, protocol))
+        for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
+            yield f"results/{protocol}.{kind}", partial(lambda text, table: text(table()).encode(), text, table)
+        for name, draw in (("differences", report.forest), ("quality_cost", report.quality_against_cost)):
+            drawn = partial(lambda draw, table: draw(table()), draw, table)
+            yield from _kinds(f"results/{protocol}_{name}", drawn, ("svg", "pdf", "png"))
+        if protocol in questions.PROTOCOLS:
+            chart = partial(questions.chart, found)
+            yield from _kinds(f"results/{protocol}_questions", chart, ("svg", "pdf", "png"))
+
+
+def _table(protocol: str) -> results.Table:
+    folder = results.results_folder()
+    return results.table(results.read(folder, protocol), BASELINE, costs=Costs.read(folder / "bench.json"))
+
+
+def readme(name: str) -> str:
+    """The text of a README with its results as `results/` has them now: one table, and answers within sentences.
+
+    An answer stands between `<!--answer: question | comparison-->` and `<!--/-->`, named as in
+    `workbook.results.questions`.
+
+    Raises:
+        KAError: it has not exactly one place for the table, or names an answer that is not there.
+    """
+    text = (ROOT / name).read_text(encoding="utf-8")
+    parts = re.split(r"(?<=<!-- laptop: made by make figures -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL)
+    if len(parts) != 2:
+        raise KAError(
+            f"{name}: one pair of comments, <!-- laptop: made by make figures --> and <!-- end -->, is expected"
+        )
+    table = report.to_readme(_table("laptop"), README[name])
+    return re.sub(
+        r"(<!--answer: (.+?) \| (.+?)-->).*?(?=<!--/-->)",
+        lambda found: found[1] + _answer(found[2], found[3], README[name]),
+        table.join(parts),
+        flags=re.DOTALL,
+    )
+
+
+@cache
+def _answer(question: str, comparison: str, language: str) -> str:
+    found = questions.answers(results.read(results.results_folder(), "laptop"), question)
+    try:
+        (one,) = (each for each in found if each.comparison.label == comparison)
+    except ValueError:
+        raise KAError(
+            f"question {question!r} has no comparison {comparison!r}; see workbook/results/questions.py"
+        ) from None
+    return questions.in_words(one, language)
+
+
+def _speed() -> Iterator[tuple[str, Encode]]:
+    for device, found in speed.read(results.results_folder() / "bench.json").items():
+        yield from _kinds(f"speed/{device}_ratios", partial(speed_figures.ratios, found), ("svg", "pdf", "png"))
+        if found.scenes:
+            yield from _kinds(f"speed/{device}_scenes", partial(speed_figures.scenes, found), ("svg", "pdf", "png"))
+
+
+def _audit() -> Iterator[tuple[str, Encode]]:
+    for name, draw in audit_figures.figures().items():
+        yield f"audit/{name}.png", partial(lambda draw: plots.png(draw()), draw)
+
+
+def _kinds(name: str, draw: Callable[[], Figure], kinds: Sequence[str]) -> Iterator[tuple[str, Encode]]:
+    figure = cache(draw)
+    for kind in kinds:
+        yield f"{name}.{kind}", partial(lambda figure, kind: plots.encoded(figure(), kind), figure, kind)
+
+
+def demo_errors() -> Figure:
+    """Absolute error of bicubic upsampling, linear injection and the KAv11 that comes with the workbook."""
+    degradation = Degradation()
+    scene = data.load("indian_pines", "test")[0].load()
+    methods: dict[str, Method] = {
+        "bicubic": upsampled,
+        "linear injection": LinearInjection.fit(data.load("indian_pines", "train"), degradation),
+        "KAv11": Network(load_checkpoint(shipped()["kav11"])),
+    }
+    return plots.error_maps(scene, {name: method(scene).numpy() for name, method in methods.items()})
+
+
+def main() -> int:
+    """Draw all files anew and remove those that are no longer drawn; exit code 2 for an error."""
+    try:
+        wanted = files()
+        for name, encode in wanted.items():
+            write_bytes(FOLDER / name, encode())
+        for path in FOLDER.rglob("*"):
+            if path.is_file() and path.relative_to(FOLDER).as_posix() not in wanted:
+                path.unlink()
+        for name in README:
+            write_bytes(ROOT / name, readme(name).encode())
+    except KAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(wanted)} files in {FOLDER}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Where things lie: this checkout, or the current folder where the packages are installed elsewhere."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STYLE = Path(__file__).with_name("style.mplstyle")
+
+
+def _beside(name: str) -> Path:
+    return (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / name
+
+
+def runs_folder() -> Path:
+    """Where runs go by default: `runs/`."""
+    return _beside("runs")
+
+
+def results_folder() -> Path:
+    """Where finished results are kept: `results/`."""
+    return _beside("results")

@@ -1,0 +1,1 @@
+"""What finished runs say: stored results, statistics, tables, the study's questions."""

@@ -1,0 +1,245 @@
+"""A run is a folder; this is what lies in it, and how it survives being killed.
+
+    config.json         what was asked for
+    environment.json    versions, git commit, hardware, of every start
+    history.jsonl       a line per validation (and the loss since the last one)
+    checkpoint.pt       everything needed to go on (weights, averages, optimiser, step)
+    best.safetensors    the weights that validation chose; last.safetensors, average.safetensors: the final ones
+    metrics.json        the test scenes, one by one, for every method; its presence means the run is finished
+
+Every file but the history is replaced whole; the history is cut back to the checkpoint when a run goes on.
+"""
+
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from filelock import FileLock, Timeout
+
+from ka.data.scenes import is_whole
+from ka.errors import KAError
+from ka.files import write_bytes, write_json
+from ka.models.checkpoints import load_checkpoint
+from ka.models.psrt import PSRT
+from workbook.paths import ROOT
+from workbook.training.config import Config
+
+PACKAGES = ("torch", "numpy", "einops", "h5py", "safetensors", "kernel-attention-workbook")
+FILES = (
+    *("checkpoint.pt", "metrics.json", "best.safetensors", "last.safetensors", "average.safetensors"),
+    *("history.jsonl", "environment.json", "config.json"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process alone.
+
+        Raises:
+            KAError: another process trains here, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = FileLock(self.path / ".lock", timeout=0)
+            held.acquire()
+        except Timeout:
+            raise KAError(
+                f"{self.path} is in use: another process trains here; wait for it, or choose another run_dir"
+            ) from None
+        except OSError as error:
+            raise KAError(
+                f"{self.path} cannot be written ({error.strerror or error}); choose another run_dir"
+            ) from error
+        try:
+            yield
+        finally:
+            held.release()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run ended and its test scenes were measured."""
+        return (self.path / "metrics.json").exists()
+
+    def config(self) -> Config | None:
+        """The configuration that the run was started with, None for a new folder."""
+        if not (self.path / "config.json").exists():
+            return None
+        try:
+            return Config(**self._json("config.json"))
+        except TypeError as error:
+            raise KAError(
+                f"{self.path / 'config.json'} is of another version of this workbook ({error}); "
+                "choose another run_dir, or restart=True to train anew"
+            ) from error
+
+    def metrics(self) -> dict[str, Any]:
+        """What was measured at the end (see `workbook.training.train.finish`)."""
+        return self._json("metrics.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            value = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise KAError(f"{path} does not exist; is the run finished? train it with the same command") from None
+        except (OSError, ValueError) as error:
+            raise KAError(f"{path} is damaged ({error}); restore it, or train again with restart=True") from error
+        if not isinstance(value, dict):
+            raise KAError(f"{path} does not hold a JSON object; restore it, or train again with restart=True")
+        return value
+
+    def check(self, config: Config) -> None:
+        """Make sure that the folder holds no other run.
+
+        Raises:
+            KAError: it holds a run with another configuration; the differences are listed.
+        """
+        before = self.config()
+        if before is None:
+            return
+        old, new = before.to_dict(), config.to_dict()
+        # Where the run lies, how often it is saved and which copy of CAVE it reads do not change its outcome.
+        free = {"run_dir", "checkpoint_every"} | ({"data_root"} if config.dataset == "cave" else set())
+        changed = [f"{k}: {old[k]!r} there, {new[k]!r} asked" for k in new if k not in free and old[k] != new[k]]
+        if changed:
+            raise KAError(
+                f"{self.path} holds another run ({'; '.join(changed)}); choose another run_dir, "
+                "or restart=True to train it anew"
+            )
+
+    def start(self, config: Config) -> None:
+        """Note configuration and environment, and sweep up what a killed process was writing."""
+        for part in self.path.glob(".*.part"):
+            part.unlink()
+        write_json(self.path / "config.json", config.to_dict())
+        path = self.path / "environment.json"
+        starts = self._json("environment.json").get("starts", []) if path.exists() else []
+        write_json(path, {"starts": [*starts, environment()]})
+
+    def clear(self) -> None:
+        """Remove what a former run left, and nothing else.
+
+        The configuration goes last: a kill in between leaves no checkpoint that another configuration could find.
+        """
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def history(self) -> list[dict[str, Any]]:
+        """What was noted during training, in order; a half-written last line (a killed run's) is left out."""
+        path = self.path / "history.jsonl"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        notes = []
+        for number, line in enumerate(lines):
+            try:
+                note = json.loads(line)
+                if not isinstance(note, dict) or not is_whole(note.get("step")):
+                    raise ValueError
+                notes.append(note)
+            except ValueError:
+                if number < len(lines) - 1:
+                    raise KAError(f"{path}, line {number + 1} is damaged; restore it, or use restart=True") from None
+        return notes
+
+    def cut_history(self, step: int) -> list[dict[str, Any]]:
+        """Drop what was noted after `step` (the run goes on from there) and give the rest."""
+        notes = [note for note in self.history() if note["step"] <= step]
+        write_bytes(self.path / "history.jsonl", "".join(json.dumps(note) + "\n" for note in notes).encode())
+        return notes
+
+    def note(self, **values: Any) -> None:
+        """Append a line to the history."""
+        path = self.path / "history.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(values, allow_nan=False) + "\n")
+        except OSError as error:
+            raise KAError(
+                f"{path}: {error.strerror or error}; free some space and run the same command again"
+            ) from error
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the resumable checkpoint, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_bytes(self.path / "checkpoint.pt", buffer.getvalue())
+
+    def resume(self) -> dict[str, Any] | None:
+        """The resumable checkpoint, None if there is none.
+
+        Raises:
+            KAError: the file is damaged.
+        """
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or "step" not in state:
+                raise KeyError("step")
+        except Exception as error:
+            raise KAError(f"{path} is damaged; restore a copy, or start anew with restart=True") from error
+        return state
+
+    def model(self, which: str = "best") -> PSRT:
+        """The model with the run's `best`, `last` or `average` weights."""
+        return load_checkpoint(self.path / f"{which}.safetensors")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit and hardware, to be kept with every run."""
+    cuda = torch.cuda.is_available()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "system": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "command": Path(sys.argv[0]).name,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with + where files differ from it."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

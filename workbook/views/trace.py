@@ -1,0 +1,92 @@
+"""What every layer of a model sees in one image: the ground on which kernels and attention maps are looked at."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ka.errors import KAError
+from ka.models.psrt import PSRT, WINDOWS, Layer, shuffle, unshuffle
+
+L1, L2, L3 = range(3)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one layer saw.
+
+    Attributes:
+        layer: the layer.
+        attention: input of its window attention (after LN1 and, in `psrt` and `psrt_misaligned`, shuffled).
+        ka: input of its KA branch, None without one.
+        places: the pixel (row · W + column) of the image that stands at each position of `attention`.
+    """
+
+    layer: Layer
+    attention: Float[Tensor, "1 h w c"]
+    ka: Float[Tensor, "1 c h w"] | None
+    places: Int[Tensor, "h w"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A model's pass over one image.
+
+    Attributes:
+        model: the model.
+        up, msi: what it was given.
+        output: the sharpened image.
+        seen: what each of the 18 layers saw, in order (`ka.models.psrt.LAYERS` names them).
+    """
+
+    model: PSRT
+    up: Float[Tensor, "1 bands h w"]
+    msi: Float[Tensor, "1 m h w"]
+    output: Float[Tensor, "1 bands h w"]
+    seen: list[Seen] = field(default_factory=list)
+
+
+@torch.no_grad()
+def trace(model: PSRT, up: Float[Tensor, "1 bands h w"], msi: Float[Tensor, "1 m h w"]) -> Trace:
+    """Run a model on one image and keep what its layers saw.
+
+    Args:
+        model: any variant, in eval mode.
+        up: upsampled LR-HSI; H and W are multiples of 8, so that no window is padded.
+        msi: HR-MSI.
+
+    Raises:
+        KAError: more than one image, another size, or inputs that do not fit the model.
+    """
+    h, w = up.shape[-2:]
+    if up.shape[0] != 1 or h % WINDOWS[0] or w % WINDOWS[0]:
+        raise KAError(f"up {tuple(up.shape)}: one image with sides that are multiples of {WINDOWS[0]} is expected")
+    caught: dict[nn.Module, Tensor] = {}
+
+    def catch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        caught[module] = inputs[0].detach()
+
+    watched = [part for layer in model.layers() for part in (layer.attn, layer.ka) if part is not None]
+    hooks = [part.register_forward_pre_hook(catch) for part in watched]
+    try:
+        output = model(up, msi)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    seen = []
+    for i, layer in enumerate(model.layers()):
+        ka = None if layer.ka is None else caught[layer.ka]
+        seen.append(Seen(layer, caught[layer.attn], ka, _places(layer, i % 3, model.row.shuffle, h, w)))
+    return Trace(model, up, msi, output, seen)
+
+
+def _places(layer: Layer, which: int, kind: str, h: int, w: int) -> Int[Tensor, "h w"]:
+    """Pixel numbers, moved as the layer's input was."""
+    places = torch.arange(h * w).reshape(1, h, w, 1)
+    if kind != "none" and which == L2:
+        places = shuffle(places, layer.window)
+    elif kind == "misaligned" and which == L3:
+        places = unshuffle(places, layer.window)
+    return places[0, ..., 0]
