@@ -1,15 +1,16 @@
 """What the notebooks share: parameters that are checked, tables, and curves drawn while training."""
 
 import ast
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Protocol
 
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.display import DisplayHandle, Image, Markdown, display
 from matplotlib.figure import Figure
 
-from ka.errors import KAError
+from ka.errors import KAError, unknown
 from ka.metrics import METRICS
 from workbook.training.config import Config
 from workbook.views.plots import curves, png
@@ -21,11 +22,14 @@ class HasRow(Protocol):
     def row(self) -> Mapping[str, object]: ...
 
 
+FIRST_LINE = "# Parameters of this notebook: change them here, or give them to papermill with -p."
+"""How the parameters cell of every notebook begins: the names assigned in it are the ones that count."""
+
+
 def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[str, Any]]:
     """The configuration that a notebook's parameters cell and papermill's `-p` ask for.
 
-    Every field of `Config` may be set, by the parameters cell or with `-p`; None leaves what the preset says. A name
-    that papermill injected and that means nothing is an error (papermill only warns of it).
+    Every field of `Config` may be set in the parameters cell or with `-p`; None leaves what the preset says.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -37,37 +41,51 @@ def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[st
     Raises:
         KAError: unknown name, wrong type (`-p augment false` is the text "false": write False), impossible value.
     """
-    known = {field.name for field in fields(Config)}
-    check_names(namespace, "preset", *own, *sorted(known))
-    given = {name: namespace[name] for name in known if namespace.get(name) is not None}
-    config = Config.preset(namespace.get("preset", "demo"), **given)
-    return config, {name: namespace[name] for name in own}
+    fields = [field.name for field in dataclasses.fields(Config)]
+    given = check_names(namespace, "preset", *own, *fields)
+    changes = {name: given[name] for name in fields if given.get(name) is not None}
+    return Config.preset(given.get("preset", "demo"), **changes), {name: given[name] for name in own}
 
 
-def check_names(namespace: Mapping[str, Any], *names: str) -> None:
-    """Refuse a parameter that means nothing to a notebook (papermill only warns of it).
+def check_names(namespace: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The parameters of a notebook, by name: what its parameters cell assigns, or `-p` in its place.
+
+    Nothing else in the notebook is taken for a parameter, whatever it is called.
 
     Args:
         namespace: the notebook's `globals()`.
-        names: its parameters.
+        names: the parameters that it has.
 
     Raises:
-        KAError: papermill injected another name.
+        KAError: another name is assigned there or given with `-p` (of which papermill only warns).
     """
-    unknown = sorted(_injected(namespace) - set(names))
-    if unknown:
-        raise KAError(f"unknown parameter {', '.join(unknown)}; allowed are {', '.join(names)}")
+    assigned = _assigned(namespace.get("In", []))
+    for name in assigned:
+        if name not in names:
+            raise unknown("parameter", name, names)
+    return {name: namespace[name] for name in assigned}
 
 
-def _injected(namespace: Mapping[str, Any]) -> set[str]:
-    """Names assigned in the cell that papermill injected; it starts with the comment `# Parameters`."""
-    names = set()
-    for cell in namespace.get("In", []):
-        if cell.startswith("# Parameters\n"):
-            for node in ast.walk(ast.parse(cell)):
-                if isinstance(node, ast.Assign):
-                    names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return names
+def _assigned(executed: Sequence[str]) -> list[str]:
+    """Names assigned in the parameters cell, as it was run last, and in the cell that papermill put behind it."""
+    cells = {"own": "", "injected": ""}
+    for cell in executed:
+        if cell.startswith(FIRST_LINE):
+            cells = {"own": cell, "injected": ""}
+        elif cell.startswith("# Parameters\n"):
+            cells["injected"] = cell
+    if not cells["own"]:
+        raise KAError(f"no parameters cell was run: it begins with the line {FIRST_LINE!r}; run it first")
+    code = TransformerManager().transform_cell("\n".join(cells.values()))  # magics are no Python
+    targets: list[ast.expr] = []
+    for statement in ast.parse(code).body:
+        if isinstance(statement, ast.Assign):
+            targets += statement.targets
+        elif isinstance(statement, ast.AnnAssign | ast.AugAssign):
+            targets.append(statement.target)
+    nodes = [node for target in targets for node in ast.walk(target)]
+    names = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return list(dict.fromkeys(names))
 
 
 def flag(name: str, value: Any) -> bool:
