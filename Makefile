@@ -23,18 +23,20 @@ SEED ?=
 ARGS ?=
 OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT)$(SEED:%=-seed%).ipynb
 
-.PHONY: help setup train record laptop sweep test lint verify explore figures bench screenshot lab clean
+.PHONY: help setup train record laptop sweep test slow check lint verify explore figures bench screenshot lab clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY) ## create the environment in .venv
 
-# --no-compile: most of what is installed is never imported, and the rest is compiled then.
+# --no-compile: most of what is installed is never imported, and the rest is compiled then. Kernels say errors alone:
+# at every start they would warn of TCP, which nobody can change who starts a notebook.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+	@mkdir -p .venv/etc/ipython && echo '{"IPKernelApp": {"log_level": 40}}' >.venv/etc/ipython/ipython_kernel_config.json
 	@touch $(READY)
 
 train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/path [PRESET=study] [SEED=1]
@@ -58,10 +60,17 @@ sweep: $(READY) ## many notebook runs, here or on Slurm: make sweep VARIANTS="ka
 # What a tensor leaves is kept for the next one: given back to Linux and asked for again, it costs a third of the time.
 KEEP_MEMORY = MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000
 
-test: $(READY) lint ## lint, types, tests, notebooks
-	OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(READY)
+test: lint ## lint, types, and the tests that protect a change: under five minutes
+	$(PYTEST)
+
+slow: $(READY) ## the second tier: papermill, nbval, browser, servers, kills, full disks, real sweeps, CAVE
+	$(PYTEST) -m "slow and not slurm"
+
+check: test slow ## both tiers: what CI runs
+
+lint: $(READY) ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -84,7 +93,7 @@ screenshot: $(READY) ## take docs/explorer.png anew (wants chromium)
 	$(BIN)/python tests/browser.py notebooks/explore.ipynb docs/explorer.png
 
 lab: $(READY) ## open JupyterLab
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(ARGS) notebooks
 
 clean: ## remove the environment and caches, not the runs
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info
