@@ -1,9 +1,8 @@
-"""All files of figures/ and the README's results, from what is committed: `make figures` (no CAVE, no training).
+"""All files of figures/, and the tables of README and docs/, from what is committed: `make figures`.
 
 SVG, CSV, Markdown and LaTeX files are the same bytes whenever they are drawn; PNG and PDF files are on one machine.
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -18,6 +17,7 @@ from ka.files import write_bytes
 from ka.models.checkpoints import load_checkpoint
 from workbook.audit import figures as audit_figures
 from workbook.diagrams import diagrams
+from workbook.documents import BASELINE, DOCUMENTS, document
 from workbook.explorer.sources import shipped
 from workbook.paths import ROOT
 from workbook.results import questions, report, speed, speed_figures
@@ -28,10 +28,6 @@ from workbook.views import plots
 FOLDER = ROOT / "figures"
 STABLE = (".svg", ".csv", ".md", ".tex")
 """Kinds of files whose bytes do not depend on the machine."""
-
-BASELINE = "psrt_noshuffle"
-README = {"README.md": "en", "README.zh.md": "zh"}
-"""Files that show a results table, between two comments, and in which language."""
 
 Encode = Callable[[], bytes]
 
@@ -69,42 +65,6 @@ def _results() -> Iterator[tuple[str, Encode]]:
 def _table(protocol: str) -> results.Table:
     folder = results.results_folder()
     return results.table(results.read(folder, protocol), BASELINE, costs=Costs.read(folder / "bench.json"))
-
-
-def readme(name: str) -> str:
-    """The text of a README with its results as `results/` has them now: one table, and answers within sentences.
-
-    An answer stands between `<!--answer: question | comparison-->` and `<!--/-->`, named as in
-    `workbook.results.questions`.
-
-    Raises:
-        KAError: it has not exactly one place for the table, or names an answer that is not there.
-    """
-    text = (ROOT / name).read_text(encoding="utf-8")
-    parts = re.split(r"(?<=<!-- laptop: made by make figures -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL)
-    if len(parts) != 2:
-        raise KAError(
-            f"{name}: one pair of comments, <!-- laptop: made by make figures --> and <!-- end -->, is expected"
-        )
-    table = report.to_readme(_table("laptop"), README[name])
-    return re.sub(
-        r"(<!--answer: (.+?) \| (.+?)-->).*?(?=<!--/-->)",
-        lambda found: found[1] + _answer(found[2], found[3], README[name]),
-        table.join(parts),
-        flags=re.DOTALL,
-    )
-
-
-@cache
-def _answer(question: str, comparison: str, language: str) -> str:
-    found = questions.answers(results.read(results.results_folder(), "laptop"), question)
-    try:
-        (one,) = (each for each in found if each.comparison.label == comparison)
-    except ValueError:
-        raise KAError(
-            f"question {question!r} has no comparison {comparison!r}; see workbook/results/questions.py"
-        ) from None
-    return questions.in_words(one, language)
 
 
 def _speed() -> Iterator[tuple[str, Encode]]:
@@ -146,8 +106,8 @@ def main() -> int:
         for path in FOLDER.rglob("*"):
             if path.is_file() and path.relative_to(FOLDER).as_posix() not in wanted:
                 path.unlink()
-        for name in README:
-            write_bytes(ROOT / name, readme(name).encode())
+        for name in DOCUMENTS:
+            write_bytes(ROOT / name, document(name).encode())
     except KAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
