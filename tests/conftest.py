@@ -14,23 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
-SLOW = (
-    *("test_train.py", "test_committed_notebooks.py", "test_notebooks.py", "test_evaluate.py", "test_campaign.py"),
-    *("test_figures.py", "test_browser.py", "test_sweep.py", "test_benchmarks.py", "test_checkpoints.py"),
-)
-"""Files that take longest for the number of their tests."""
-
-
 def pytest_configure() -> None:
     """Tests press Ctrl-C; a shell that starts this in the background has it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first: with one of them left to the end, the other of two workers would wait for it."""
-    place = {name: k for k, name in enumerate(SLOW)}
-    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
 
 
 @pytest.fixture(scope="session")
