@@ -4,11 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+
+from ka.data.datasets import write_h5
+from ka.data.scenes import SceneSet
+from ka.data.simulate import Degradation, observe
+from workbook.training.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -48,3 +56,31 @@ def cave_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_h5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of HDF5 files, laid out as the published ones: smooth scenes of 4 bands and 32×32 pixels."""
+    folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    srf = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
+    y, x = np.mgrid[:32, :32] / 32
+    for split, file, count in (("train", "train", 2), ("val", "validation", 1), ("test", "test", 2)):
+        scenes = []
+        for number in range(count):
+            waves = rng.uniform(2, 20, (4, 2, 1, 1)), rng.uniform(0, 6, (4, 1, 1))
+            gt = 0.5 + 0.4 * np.sin(waves[0][:, 0] * x + waves[0][:, 1] * y + waves[1])
+            scenes.append(observe(f"{split}_{number}", gt.astype(np.float32), srf, Degradation()))
+        scene_set = SceneSet("h5", split, 4, None, (3, 2, 1), ("R", "G", "B"), scenes)
+        write_h5(folder / f"{file}_cave(with_up)x4.h5", scene_set, Degradation(), {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke(tiny_h5: Path) -> Callable[..., Config]:
+    """`smoke(path, **changes)`: a run of a second on `tiny_h5`, 32 patches, in the folder `path`."""
+
+    def smoke(path: Path, **changes: Any) -> Config:
+        fields = {"dataset": "h5", "data_root": str(tiny_h5), "stride": 4, "device": "cpu", "run_dir": str(path)}
+        return Config.preset("smoke", **fields | changes)
+
+    return smoke
