@@ -23,6 +23,7 @@ from workbook.paths import ROOT
 from workbook.results import questions, report, speed, speed_figures
 from workbook.results import stored as results
 from workbook.results.costs import Costs
+from workbook.style import encoded, png
 from workbook.views import plots
 
 FOLDER = ROOT / "figures"
@@ -34,9 +35,7 @@ Encode = Callable[[], bytes]
 
 def files() -> dict[str, Encode]:
     """Every file of figures/: name → what makes its bytes."""
-    return dict(
-        [*_diagrams(), *_results(), *_speed(), *_audit(), ("demo_errors.png", lambda: plots.png(demo_errors()))]
-    )
+    return dict([*_diagrams(), *_results(), *_speed(), *_audit(), ("demo_errors.png", lambda: png(demo_errors()))])
 
 
 def _diagrams() -> Iterator[tuple[str, Encode]]:
@@ -76,13 +75,13 @@ def _speed() -> Iterator[tuple[str, Encode]]:
 
 def _audit() -> Iterator[tuple[str, Encode]]:
     for name, draw in audit_figures.figures().items():
-        yield f"audit/{name}.png", partial(lambda draw: plots.png(draw()), draw)
+        yield f"audit/{name}.png", partial(lambda draw: png(draw()), draw)
 
 
 def _kinds(name: str, draw: Callable[[], Figure], kinds: Sequence[str]) -> Iterator[tuple[str, Encode]]:
     figure = cache(draw)
     for kind in kinds:
-        yield f"{name}.{kind}", partial(lambda figure, kind: plots.encoded(figure(), kind), figure, kind)
+        yield f"{name}.{kind}", partial(lambda figure, kind: encoded(figure(), kind), figure, kind)
 
 
 def demo_errors() -> Figure:

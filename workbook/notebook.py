@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from ka.errors import KAError, unknown
 from ka.metrics import METRICS
+from workbook.style import png
 from workbook.training.config import Config
-from workbook.views.plots import curves, png
+from workbook.views.plots import curves
 
 
 class HasRow(Protocol):

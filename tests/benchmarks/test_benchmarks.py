@@ -42,7 +42,7 @@ from workbook.results.speed import (
     Throughput,
     verdicts,
 )
-from workbook.views.plots import encoded
+from workbook.style import encoded
 
 KA = [name for name, row in VARIANTS.items() if row.has_ka]
 CPU = Place.of("cpu", 1)

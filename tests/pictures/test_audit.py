@@ -13,9 +13,9 @@ from workbook.audit import figures as draw
 from workbook.audit import findings as audit
 from workbook.audit.findings import EXACT
 from workbook.results.study import KAV6_EPOCHS, REPORTED
+from workbook.style import png
 from workbook.training.config import Config
 from workbook.training.train import load_data
-from workbook.views.plots import png
 
 # 1. Shuffle
 

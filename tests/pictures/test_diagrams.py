@@ -27,7 +27,7 @@ from ka.models.variants import N_WINDOWS, VARIANTS, Variant, variant
 from workbook.diagrams import diagrams
 from workbook.diagrams import parts as diagram_parts
 from workbook.paths import STYLE
-from workbook.views.plots import encoded
+from workbook.style import encoded
 
 LANGUAGES = ("en", "zh")
 DIAGRAMS = [(language, name) for language in LANGUAGES for name in diagrams.all_diagrams(language)]

@@ -10,7 +10,7 @@ import pytest
 from ka.errors import KAError
 from workbook import figures
 from workbook.figures import FOLDER, STABLE, files
-from workbook.views.plots import png
+from workbook.style import png
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from workbook.results.compare import Difference, SeedNoise, difference, seed_noi
 from workbook.results.costs import Cost, Costs
 from workbook.results.stored import Row, Stat, Table
 from workbook.results.study import REPORTED, printed_for
+from workbook.style import png
 from workbook.training.config import Config
 from workbook.training.run import Run
 from workbook.training.train import train
-from workbook.views.plots import png
 
 COSTS = Costs({"cpu": "none"}, "cpu", 1, 48, 128, 31, 3, 1, 512, {name: Cost(9, 9, 1, 1, 1) for name in VARIANTS})
 Fake = Callable[..., Run]

@@ -13,8 +13,8 @@ from torch import Tensor
 import ka
 from ka.models.psrt import shuffle, unshuffle
 from ka.models.variants import VARIANTS
+from workbook.style import png
 from workbook.views import attention_views as av
-from workbook.views.plots import png
 from workbook.views.trace import Trace, trace
 
 H, W = 24, 32  # three windows of 8 high: shuffled windows of odd and even cells too

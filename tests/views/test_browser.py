@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from workbook.explorer.sources import gather
 from workbook.explorer.widgets import AttentionExplorer, KernelExplorer
-from workbook.views.plots import png
+from workbook.style import png
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -13,10 +13,10 @@ from ka.models.psrt import LAYERS
 from workbook.explorer import sources as explore
 from workbook.explorer.sources import Looker, View, gather, shipped, views
 from workbook.explorer.widgets import ALL, AttentionExplorer, Explorer, KernelExplorer
+from workbook.style import png
 from workbook.training.config import Config
 from workbook.training.run import Run
 from workbook.training.train import train
-from workbook.views.plots import png
 
 KINDS: list[Callable[[Looker], Explorer]] = [KernelExplorer, AttentionExplorer]
 

@@ -15,8 +15,8 @@ from ka.errors import KAError
 from ka.models.kernel_attention import KernelAttention
 from ka.models.psrt import LAYERS
 from ka.models.variants import VARIANTS
+from workbook.style import png
 from workbook.views import kernel_views as views
-from workbook.views.plots import png
 from workbook.views.trace import Trace, trace
 
 KA = [name for name, row in VARIANTS.items() if row.has_ka and row.kernels != "identity"]

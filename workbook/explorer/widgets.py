@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 from ka.errors import KAError
 from ka.models.psrt import LAYERS
 from workbook.explorer.sources import Looker
+from workbook.style import png
 from workbook.views import attention_views, kernel_views
 from workbook.views.kernel_views import Stage
-from workbook.views.plots import pixels_png, png
+from workbook.views.plots import pixels_png
 from workbook.views.trace import Trace
 
 

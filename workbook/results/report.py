@@ -24,7 +24,7 @@ from workbook.paths import STYLE
 from workbook.results.compare import Difference
 from workbook.results.stored import SHOWN, Row, Stat, Table
 from workbook.results.study import Reported
-from workbook.views.plots import encoded
+from workbook.style import encoded
 
 # Text
 

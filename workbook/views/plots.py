@@ -16,27 +16,6 @@ from workbook.paths import STYLE
 Image = Float[np.ndarray, "bands h w"]
 
 
-#: What a file would tell of when and with what it was made: left out, so that equal figures are equal bytes.
-_METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
-
-
-def encoded(figure: Figure, kind: str) -> bytes:
-    """A figure as a `png`, `svg` or `pdf` file, the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    with matplotlib.style.context(STYLE):
-        figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
-    return buffer.getvalue()
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as PNG bytes."""
-    return encoded(figure, "png")
-
-
 def pixels_png(picture: Float[np.ndarray, "h w 3"], zoom: int = 1) -> bytes:
     """A picture in [0, 1] as PNG bytes, every pixel as a square of `zoom` pixels."""
     pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
