@@ -25,8 +25,8 @@ from ka.errors import KAError
 from ka.models.psrt import PSRT, build
 from workbook.results.costs import deployed
 from workbook.results.speed import Spread, Throughput, significant
-from workbook.training import train
 from workbook.training.config import AMP, Config
+from workbook.training.step import Step, read_every, start
 
 RATIO = 4
 PLANNED = 1024  # steps whose patches are drawn beforehand; then they come again
@@ -273,15 +273,15 @@ def training_work(model: nn.Module, patches: DevicePatches, batch: int, mode: Mo
 
 
 def whole_work(plan: Plan, name: str, patches: DevicePatches, mode: Mode, place: Place) -> Work:
-    """As many steps of `workbook.training.train` as it takes between two looks at the loss."""
+    """As many steps of `workbook.training.train` as it takes between two readings of the loss."""
     amp: AMP = "bfloat16" if mode.kind == "bfloat16" else "none"
     config = Config(
         name, dim=plan.dim, patch=plan.size, stride=patches.patches.stride, batch=plan.batch, iterations=10**6,
         lr=1e-4, augment=True, amp=amp,
     )  # fmt: skip
-    state = train.start(config, plan.n_bands, plan.n_msi, place.device)
-    steps = train.look(state)
-    return Work(lambda: train.some_steps(config, patches, state, 10**6, steps), count=steps)
+    state = start(config, plan.n_bands, plan.n_msi, place.device)
+    steps, count = Step(config, 10**6, patches), read_every(place.device)
+    return Work(lambda: steps(state, count), count=count)
 
 
 def _inference(model: nn.Module, image: Sequence[Tensor], mode: Mode) -> Work:

@@ -118,7 +118,7 @@ def changed(draw: st.DrawFn, good: Any) -> Any:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hostile") / "run"
-    train(Config.preset("smoke", run_dir=str(path), device="cpu", iterations=2), bar=False)
+    train(Config.preset("smoke", run_dir=str(path), device="cpu", iterations=3), bar=False)
     return path
 
 

@@ -15,7 +15,7 @@ from workbook.audit.findings import EXACT
 from workbook.results.study import KAV6_EPOCHS, REPORTED
 from workbook.style import png
 from workbook.training.config import Config
-from workbook.training.train import load_data
+from workbook.training.scenes import load_data
 
 # 1. Shuffle
 

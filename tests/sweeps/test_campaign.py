@@ -1,6 +1,7 @@
 """Campaigns: plans that go on anywhere, runs that fail alone, hours that are kept, machines with little installed."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ from ka.errors import KAError
 from workbook.results import stored as results
 from workbook.sweeps import campaign, plan
 from workbook.sweeps.plan import STUDY, Pace, Plan, Planned, default_variants
-from workbook.training import train as training
 from workbook.training.run import Run
+from workbook.training.step import State, Step
 
 THREE = ("psrt_noshuffle", "kav11", "kav1")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -101,7 +103,7 @@ def test_what_is_kept_is_enough_to_be_done(finished: Path, tmp_path: Path, monke
     shutil.rmtree(folder / "runs" / "kav1-seed0")
     (folder / "weights" / "kav11-seed0.safetensors").unlink()
     (folder / "results" / "smoke" / "psrt_noshuffle-seed0.json").unlink()
-    monkeypatch.setattr(training, "one_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("trained again"))
     assert campaign.main(["--out", str(folder)]) == 0
     assert same_weights(finished, folder)
     assert len(results.read(folder / "results", "smoke")) == 3
@@ -137,15 +139,17 @@ def wait_for(path: Path, process: subprocess.Popen[bytes] | None = None) -> None
 def test_a_run_that_fails_is_alone_and_tried_again(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    inner = training.loss_of
+    inner = Step.__call__
 
-    def loss_of(config: Any, *arguments: Any) -> torch.Tensor:
-        if config.variant == "psrt_noshuffle":
+    def spoiled(step: Step, state: State, count: int = 1) -> float:
+        if state.model.row.name == "psrt_noshuffle":
             raise RuntimeError("something\nunforeseen")
-        return inner(config, *arguments) * (float("nan") if config.variant == "kav11" else 1)
+        if state.model.row.name == "kav11":
+            step.loss = lambda prediction, gt: (prediction - gt).sum() * math.nan
+        return inner(step, state, count)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "loss_of", loss_of)
+        patch.setattr(Step, "__call__", spoiled)
         assert campaign.main(smoke(tmp_path)) == 1
     printed = capsys.readouterr().out
     assert "1 of 3 runs are done\n2 failed" in printed
@@ -161,7 +165,7 @@ def test_a_run_that_fails_is_alone_and_tried_again(
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = smoke(tmp_path, variants=("kav11", "psrt"), iterations=1)
+    arguments = smoke(tmp_path, variants=("kav11", "psrt"))
     with Run(tmp_path / "runs" / "kav11-seed0").lock():
         assert campaign.main(arguments) == 0
         printed = capsys.readouterr().out
@@ -265,8 +269,11 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def steps(self, config: Any, _patches: Any, _state: Any, _total: int, count: int) -> None:
-        self.now += count * {"kav1": 0.2, "kav11": 0.1}[config.variant]
+    def steps(self, config: Any, _total: int, _patches: Any) -> Callable[[State, int], None]:
+        def step(_state: State, count: int) -> None:
+            self.now += count * {"kav1": 0.2, "kav11": 0.1}[config.variant]
+
+        return step
 
     def evaluate(self, *_: Any) -> None:
         self.now += 5
@@ -274,7 +281,7 @@ class Clock:
 
 def test_hours_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    for name, value in (("clock", clock), ("some_steps", clock.steps), ("evaluate", clock.evaluate)):
+    for name, value in (("clock", clock), ("Step", clock.steps), ("evaluate", clock.evaluate)):
         monkeypatch.setattr(plan, name, value)
     trained: list[str] = []
     monkeypatch.setattr(campaign, "attempt", lambda _, planned, *__: trained.append(planned.name) or "done")

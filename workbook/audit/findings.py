@@ -42,7 +42,9 @@ from ka.models.psrt import (
 from ka.models.variants import KERNEL_SIZE, N_WINDOWS, VARIANTS, Variant, dead_parameters, variant
 from workbook.results.study import BASELINE_RANGE, OTHER_WIDTHS, REPORTED
 from workbook.training.config import Config
-from workbook.training.train import Data, one_step, pick_device, start
+from workbook.training.devices import pick_device
+from workbook.training.scenes import Data
+from workbook.training.step import Step, start
 
 TAPS = KERNEL_SIZE**2
 EXACT = 1e-12  # relative differences below it are rounding, in float64
@@ -674,10 +676,11 @@ def constant_rate(config: Config, scenes: Data, every: int = 5) -> list[dict[str
     """
     if config.iterations is None or not scenes.val:
         raise KAError("this small training wants iterations and validation scenes; give iterations, not epochs")
-    state = start(config, scenes.train.n_bands, scenes.train.n_msi, pick_device(config))
+    state = start(config, scenes.train.n_bands, scenes.train.n_msi, pick_device(config.device))
+    one_step = Step(config, config.iterations, scenes.patches)
     history = []
     for step in range(every, config.iterations + 1, every):
-        losses = [one_step(config, scenes.patches, state, config.iterations) for _ in range(every)]
+        losses = [one_step(state) for _ in range(every)]
         raw, average = (
             evaluate(Network(model.eval()), scenes.val, config.ratio, ["psnr"]).mean("psnr")
             for model in (state.model, state.average)

@@ -34,8 +34,10 @@ from ka.models.checkpoints import save_weights
 from workbook.results import stored as results
 from workbook.sweeps.plan import Plan, Planned, measure, share_cores
 from workbook.training.config import PRESETS, Config, parse_fields
+from workbook.training.devices import pick_device
 from workbook.training.run import Run
-from workbook.training.train import Data, load_data, pick_device, train
+from workbook.training.scenes import Data, load_data
+from workbook.training.train import train
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Campaign:
         if self.lacks_data:
             raise KAError(f"{self.plan.protocol} trains on {self.plan.shared['dataset']}; give its folder with --data")
         config = self.config(untrained[0])
-        pick_device(config)
+        pick_device(config.device)
         return load_data(config)
 
 
@@ -215,7 +217,7 @@ def _worker(campaign: Campaign, missing: Sequence[Planned], turn: "Synchronized[
             yield missing[mine]
 
     try:
-        share_cores(campaign.jobs, pick_device(campaign.config(missing[0])))
+        share_cores(campaign.jobs, pick_device(campaign.config(missing[0]).device))
         _work(campaign, turns(), campaign.load(), bar=False)
     except KeyboardInterrupt:
         sys.exit(130)

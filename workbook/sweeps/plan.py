@@ -24,8 +24,10 @@ from ka.evaluation import Network, evaluate
 from ka.files import write_json
 from ka.models.variants import VARIANTS
 from workbook.training.config import PRESETS, Config
+from workbook.training.devices import pick_device, placed
 from workbook.training.run import environment
-from workbook.training.train import Data, State, load_data, look, pick_device, placed, some_steps, start
+from workbook.training.scenes import Data, load_data
+from workbook.training.step import State, Step, read_every, start
 
 STUDY = (
     *("psrt", "psrt_misaligned", "psrt_noshuffle", "conv3x3", *(f"kav{k}" for k in range(1, 12))),
@@ -279,7 +281,7 @@ def share_cores(jobs: int, device: torch.device) -> None:
 
 
 def _measure(config: Config, variants: Sequence[str], jobs: int) -> Pace:
-    device = pick_device(config)
+    device = pick_device(config.device)
     share_cores(jobs, device)
     scenes = load_data(config)
     reading = _seconds(lambda: next(iter(scenes.test)).load())
@@ -317,12 +319,12 @@ def _state(config: Config, scenes: Data, device: torch.device) -> State:
 
 def _iteration(config: Config, scenes: Data, patches: Patches | DevicePatches, device: torch.device) -> float:
     """Seconds of an iteration after a warm-up: about a second of them, ten looks at most."""
-    state, total = _state(config, scenes, device), 10**6
-    count = look(state)
-    some_steps(config, patches, state, total, count)
+    state, count = _state(config, scenes, device), read_every(device)
+    steps = Step(config, 10**6, patches)
+    steps(state, count)
     began, done = clock(), 0
     while done == 0 or (clock() - began < 1 and done < 10 * count):
-        some_steps(config, patches, state, total, count)
+        steps(state, count)
         done += count
     return (clock() - began) / done
 

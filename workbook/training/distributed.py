@@ -23,14 +23,16 @@ import psutil
 
 from ka.data.scenes import is_whole
 from ka.errors import KAError
+from ka.files import write_bytes
 from ka.metrics import METRICS
 from workbook.paths import ROOT
 from workbook.training.config import PRESETS, Config, parse_fields
 from workbook.training.ranks import ALONE, launched
 from workbook.training.run import Run
-from workbook.training.train import Data, Watch, run_folder, train
+from workbook.training.scenes import Data
+from workbook.training.train import Watch, run_folder, train
 
-PARENT = "KA_PARENT"  # in the environment: the process of the notebook
+PARENT, ERRORS = "KA_PARENT", "KA_ERRORS"  # in the environment: the notebook's process, and where it reads errors
 
 
 def train_on(
@@ -52,38 +54,45 @@ def train_on(
         KAError: what the processes stopped with.
     """
     if not is_whole(devices) or devices < 1:
-        raise KAError(f"devices={devices!r} is not a whole number of at least 1")
+        raise KAError(f"devices={devices!r} is not a whole number of at least 1; give one")
     if devices == 1:
         return train(config, scenes, restart=restart, watch=watch)
     run = Run(run_folder(config).resolve())
     root = None if config.data_root is None else str(Path(config.data_root).resolve())
-    places = {"run_dir": str(run.path), "data_root": root}
+    fields = config.to_dict() | {"run_dir": str(run.path), "data_root": root}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    fields = [f"{key}={value!r}" for key, value in (config.to_dict() | places).items()]
-    command = [*torchrun, "-m", "workbook.training.distributed", "demo", *fields, *(["--restart"] if restart else [])]
-    seen: list[dict[str, Any]] = []
-    with tempfile.TemporaryFile("w+") as told:
-        environment = {**os.environ, PARENT: str(os.getpid())}
-        process = subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=told, env=environment)
-        try:
-            while process.poll() is None:
-                time.sleep(0.5)
-                if watch is not None and (history := run.history()) != seen:
-                    seen = history
-                    watch(history)
-        finally:
-            if process.poll() is None:  # Ctrl-C, or an error of `watch`
-                process.terminate()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-        told.seek(0)
-        lines = told.read().splitlines()
-    if process.returncode:
-        errors = [line.partition("error: ")[2] for line in lines if line.startswith(("error: ", "rank "))]
-        raise KAError(errors[0] if errors else f"{devices} processes ended early: {' '.join(lines[-5:])[-500:]}")
+    command = [*torchrun, "-m", "workbook.training.distributed", "demo", *(f"{k}={v!r}" for k, v in fields.items())]
+    # Errors come back in files outside the run folder, which may be in use, or what cannot be written.
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w+", encoding="utf-8") as log:
+        environment = {**os.environ, PARENT: str(os.getpid()), ERRORS: folder}
+        command += ["--restart"] if restart else []
+        code = _watched(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment), run, watch)
+        errors = [path.read_text(encoding="utf-8") for path in sorted(Path(folder).glob("rank*.txt"))]
+        if code and not errors:
+            log.seek(0)
+            errors = [f"{devices} processes ended early: {' '.join(log.read().splitlines()[-5:])[-500:]}"]
+    if errors:
+        raise KAError(errors[0])
     return run
+
+
+def _watched(process: "subprocess.Popen[bytes]", run: Run, watch: Watch | None) -> int:
+    """Show a run's history until its process ends, and end it where the watching ends: Ctrl-C, or an error."""
+    seen: list[dict[str, Any]] = []
+    try:
+        while process.poll() is None:
+            time.sleep(0.5)
+            if watch is not None and (history := run.history()) != seen:
+                seen = history
+                watch(history)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    return process.wait()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -101,14 +110,17 @@ def main(arguments: Sequence[str]) -> int:
         ranks = launched(config.device)
         run = train(config, restart=asked.restart, bar=sys.stderr.isatty(), ranks=ranks)
     except KAError as error:
-        who = "" if ranks.count == 1 or ranks.first else f"rank {ranks.fabric.global_rank}, "
-        print(f"{who}error: {error}", file=sys.stderr, flush=True)
+        if (folder := os.environ.get(ERRORS)) is not None:
+            write_bytes(Path(folder) / f"rank{ranks.number:05}.txt", str(error).encode())
+        print(("" if ranks.first else f"rank {ranks.number}, ") + f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 130
     if ranks.first:
-        found = run.metrics()["methods"]["best"]["mean"]
-        shown = ", ".join(f"{METRICS[name].heading} {found[name]:.3f}" for name in ("psnr", "sam", "ergas"))
+        mean = run.metrics()["methods"]["best"]["mean"]
+        shown = ", ".join(
+            f"{METRICS[name].heading} {mean[name]:.3f}" for name in ("psnr", "sam", "ergas") if mean[name] is not None
+        )
         print(f"{run.path}: {shown}")
     return 0
 

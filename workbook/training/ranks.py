@@ -33,6 +33,11 @@ class Ranks:
         return 1 if self.fabric is None else int(self.fabric.world_size)
 
     @property
+    def number(self) -> int:
+        """Which of them this one is, from 0."""
+        return 0 if self.fabric is None else int(self.fabric.global_rank)
+
+    @property
     def first(self) -> bool:
         """Whether this is rank 0."""
         return self.fabric is None or bool(self.fabric.is_global_zero)
@@ -59,7 +64,7 @@ class Ranks:
         """This rank's part of a batch."""
         if self.fabric is None:
             return dict(batch)
-        return {key: value[self.fabric.global_rank :: self.count] for key, value in batch.items()}
+        return {key: value[self.number :: self.count] for key, value in batch.items()}
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss."""
@@ -78,8 +83,8 @@ class Ranks:
         Raises:
             KAError: rank 0 came with one.
         """
-        if self.fabric is not None and (told := self.fabric.broadcast(error)) is not None:
-            raise KAError(told)
+        if self.fabric is not None and (first := self.fabric.broadcast(error)) is not None:
+            raise KAError(first)
 
     def same(self, number: int, what: str) -> None:
         """Make sure that all ranks came with the same number.

@@ -27,11 +27,12 @@ from typing import Any
 import psutil
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from ka.data.scenes import is_whole
 from ka.errors import KAError
 from ka.files import write_bytes, write_json
-from ka.models.checkpoints import load_checkpoint
+from ka.models.checkpoints import load_checkpoint, save_weights
 from ka.models.psrt import PSRT
 from workbook.paths import ROOT
 from workbook.training.config import Config
@@ -62,8 +63,8 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            held = FileLock(self.path / ".lock", timeout=0)
-            held.acquire()
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
         except Timeout:
             raise KAError(
                 f"{self.path} is in use: another process trains here; wait for it, or choose another run_dir"
@@ -75,7 +76,7 @@ class Run:
         try:
             yield
         finally:
-            held.release()
+            lock.release()
 
     @property
     def finished(self) -> bool:
@@ -86,16 +87,16 @@ class Run:
         """The configuration that the run was started with, None for a new folder."""
         if not (self.path / "config.json").exists():
             return None
+        path = self.path / "config.json"
         try:
             return Config(**self._json("config.json"))
         except TypeError as error:
             raise KAError(
-                f"{self.path / 'config.json'} is of another version of this workbook ({error}); "
-                "choose another run_dir, or restart=True to train anew"
+                f"{path} is of another version of this workbook ({error}); choose another run_dir, or restart=True"
             ) from error
 
     def metrics(self) -> dict[str, Any]:
-        """What was measured at the end (see `workbook.training.train.finish`)."""
+        """What was measured at the end (see `workbook.training.finish`)."""
         return self._json("metrics.json")
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -202,9 +203,27 @@ class Run:
             raise KAError(f"{path} is damaged; restore a copy, or start anew with restart=True") from error
         return state
 
+    def save_model(self, name: str, model: PSRT, step: int, weights: str, ratio: int) -> None:
+        """Write weights as `best`, `last` or `average`, with the iteration and the kind (last, average) they are of."""
+        save_weights(self.path / f"{name}.safetensors", model, step=step, weights=weights, ratio=ratio)
+
     def model(self, which: str = "best") -> PSRT:
         """The model with the run's `best`, `last` or `average` weights."""
         return load_checkpoint(self.path / f"{which}.safetensors")
+
+    def best(self) -> tuple[int, str]:
+        """Step of the best weights, and whether they are the last or the average ones: as their file says.
+
+        On a GPU, where a run that goes on is not the same to the bit, they may be of a validation that a kill made the
+        checkpoint forget.
+        """
+        path = self.path / "best.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata()
+            return int(header["step"]), header["weights"]
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise KAError(f"{path} is missing or damaged; restore it, or train again with restart=True") from error
 
 
 def environment() -> dict[str, Any]:
@@ -234,12 +253,12 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The checkout's commit, with + where files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        git = ["git", "-C", str(ROOT)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10, check=True
-        )
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,67 @@
+"""The device of a run: which one, whether the training scenes fit on it, how much of its memory was used."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ka.data.scenes import DevicePatches, Patches
+from ka.errors import KAError
+from ka.evaluation import forget_peak, free_bytes, peak_bytes
+
+log = logging.getLogger("ka")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; `auto` is CUDA where there is one.
+
+    Raises:
+        KAError: CUDA is asked for and absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda"):
+        n = torch.cuda.device_count()
+        if int(name.partition(":")[2] or 0) >= n:
+            raise KAError(f"device={name!r} is not here ({n} CUDA devices are); choose auto or cpu")
+    return torch.device(name)
+
+
+def placed(patches: Patches, device: torch.device) -> Patches | DevicePatches:
+    """Patches where they are best cut: on CUDA, if the scenes fit in half of its free memory; else on the host.
+
+    On the CPU cutting is a thousandth of an iteration, and a second copy of the scenes would only cost memory.
+    """
+    if device.type != "cuda":
+        return patches
+    try:
+        if patches.nbytes <= free_bytes(device) / 2:
+            return patches.to(device)
+    except torch.OutOfMemoryError:  # another process was faster
+        pass
+    log.warning(
+        "the training scenes (%.1f GiB) do not fit on %s: patches are cut by the host, which is slower",
+        patches.nbytes / 2**30,
+        device,
+    )
+    return patches
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Reproducible CUDA kernels inside the block."""
+    if not on:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+__all__ = ["deterministic", "forget_peak", "peak_bytes", "pick_device", "placed"]

@@ -1,0 +1,212 @@
+"""The training step, and what it changes.
+
+All that is random is drawn from (seed, iteration), so the number of the iteration is the only state of the data.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ka.data.scenes import DevicePatches, Draw, Patches
+from ka.errors import KAError
+from ka.metrics import ssim
+from ka.models.psrt import PSRT, build
+from workbook.training.config import Config
+from workbook.training.ranks import ALONE, Ranks
+
+READ_EVERY = 20  # iterations between two readings of the loss on CUDA: each waits, and lets the device run dry
+SCALARS = ("step", "seconds", "loss_sum", "loss_count", "best", "best_step", "best_of")
+
+
+@dataclass
+class State:
+    """What changes during a run, and what a checkpoint holds; `network` is the model as `ranks` run it."""
+
+    model: PSRT
+    average: PSRT
+    optimizer: torch.optim.Optimizer
+    network: torch.nn.Module
+    ranks: Ranks = ALONE
+    step: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    best: float = -math.inf
+    best_step: int = 0
+    best_of: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.head.weight.device
+
+    def to_dict(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
+        return parts | {name: getattr(self, name) for name in SCALARS}
+
+    def load(self, saved: dict[str, Any], where: Path) -> None:
+        """Take over a checkpoint.
+
+        Raises:
+            KAError: it is that of another model.
+        """
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            for name in SCALARS:
+                setattr(self, name, saved[name])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise KAError(f"{where} does not fit this run; start it anew with restart=True") from error
+
+
+def start(config: Config, n_bands: int, n_msi: int, device: torch.device) -> State:
+    """A model, its average and its optimiser at step 0; the global random state is left alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = build(config.variant, n_bands, n_msi, config.dim).to(device)
+    with torch.no_grad():
+        model.head.weight *= config.scale
+        model.head.weight[:, n_bands:] *= config.msi_gain
+        model.tail.weight *= 0 if config.zero_tail else 1 / config.scale
+    ends = {model.head.weight: config.ends_lr * config.scale}
+    ends |= dict.fromkeys(model.tail.parameters(), config.ends_lr / config.scale)
+    groups: dict[float, list[Tensor]] = {}
+    for parameter in model.parameters():
+        groups.setdefault(ends.get(parameter, 1.0), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "factor": factor} for factor, group in groups.items()],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        fused=True,  # one pass over each weight; hundreds of small ones cost more to launch than to compute
+    )
+    return State(model, copy.deepcopy(model), optimizer, model)
+
+
+class Step:
+    """Iterations of a run: what its configuration says of them is asked once, here.
+
+    Args:
+        config: the run.
+        total: how many iterations it has.
+        patches: what is trained on, on the host or on a device.
+    """
+
+    def __init__(self, config: Config, total: int, patches: Patches | DevicePatches) -> None:
+        self.patches = patches
+        self.draw: Callable[[int], Draw] = partial(draw, len(patches), config.batch, config.seed, config.augment)
+        self.rate: Callable[[int], float] = partial(
+            learning_rate, config.lr, config.warmup, total if config.schedule == "cosine" else None
+        )
+        self.loss = LOSSES[config.loss]
+        self.precision = PRECISIONS[config.amp]
+        self.clip, self.ema = config.clip, config.ema
+        self.cure = f"lower lr (now {config.lr:g}) or lengthen warmup (now {config.warmup})"
+
+    def __call__(self, state: State, count: int = 1) -> float:
+        """Train `count` iterations; gives the last loss.
+
+        Losses are read once, before the last update (see `read_every`). With `DevicePatches` the host draws what is in
+        all batches at the start, and then only launches kernels.
+
+        Raises:
+            KAError: a loss or a gradient is not finite; the first such iteration is named. With `count` = 1 the
+                weights are as before it, else they are lost; nothing has been saved of them.
+        """
+        weights, averages = list(state.model.parameters()), list(state.average.parameters())
+        draws = [self.draw(step) for step in range(state.step, state.step + count)]
+        unread: list[Tensor] = []
+        last = math.nan
+        state.model.train()
+        for batch in self.patches.batches(draws):
+            share = state.ranks.share(batch)
+            up, msi, gt = (share[key].to(state.device, non_blocking=True) for key in ("up", "msi", "gt"))
+            with self.precision(state.device.type):
+                prediction = state.network(up, msi)
+            loss = self.loss(prediction.float(), gt)
+            state.optimizer.zero_grad(set_to_none=True)
+            state.ranks.backward(loss)
+            norm = clip_grad_norm_(weights, self.clip)
+            unread.append(torch.stack([state.ranks.mean(loss.detach()), norm]))
+            if len(unread) == count:
+                last = self._read(unread, state)
+            rate = self.rate(state.step)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            state.optimizer.step()
+            state.step += 1
+            decay = min(self.ema, state.step / (10 + state.step))
+            get_ema_multi_avg_fn(decay)(averages, weights, None)
+        return last
+
+    def _read(self, unread: list[Float[Tensor, "2"]], state: State) -> float:
+        """Add up the losses to the present iteration, each beside its gradient's norm; gives the last."""
+        values = torch.stack(unread).tolist()
+        for iteration, (loss, norm) in enumerate(values, state.step + 2 - len(values)):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise KAError(
+                    f"the loss or its gradient is not finite at iteration {iteration}: training diverged; {self.cure}, "
+                    "in a new run_dir or with restart=True"
+                )
+            state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
+        return values[-1][0]
+
+
+def read_every(device: torch.device) -> int:
+    """Iterations between two readings of the loss; on the CPU reading costs nothing."""
+    return READ_EVERY if device.type == "cuda" else 1
+
+
+def learning_rate(peak: float, warmup: int, decay: int | None, step: int) -> float:
+    """The rate of iteration `step` (from 0): linear warm-up, then constant, or half a cosine to zero at `decay`."""
+    rate = peak * min(1.0, (step + 1) / warmup) if warmup else peak
+    if decay is not None:
+        rate *= 0.5 * (1 + math.cos(math.pi * step / decay))
+    return rate
+
+
+def draw(n: int, batch: int, seed: int, augment: bool, step: int) -> Draw:
+    """The batch of iteration `step`, out of `n` patches."""
+    return batch_indices(n, batch, seed, step), (seed, 1, step) if augment else None
+
+
+def batch_indices(n: int, batch: int, seed: int, step: int) -> list[int]:
+    """The patches of iteration `step`: each epoch is a permutation of its own, its incomplete last batch dropped."""
+    epoch, place = divmod(step, n // batch)
+    return _order(n, seed, epoch)[place * batch : (place + 1) * batch].tolist()
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+    order = np.random.default_rng((seed, 0, epoch)).permutation(n)
+    order.setflags(write=False)
+    return order
+
+
+def l1(prediction: Tensor, gt: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return (prediction - gt).abs().mean()
+
+
+def l1_ssim(prediction: Tensor, gt: Tensor) -> Tensor:
+    """The study's L1 + 0.1 · (1 − SSIM)."""
+    similarity = ssim(prediction, gt, dtype=torch.float32, check=False).mean()
+    return l1(prediction, gt) + 0.1 * (1 - similarity)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l1+ssim": l1_ssim}
+PRECISIONS: dict[str, Callable[[str], AbstractContextManager[Any]]] = {
+    "none": nullcontext,
+    "bfloat16": partial(torch.autocast, dtype=torch.bfloat16),
+}
