@@ -14,10 +14,10 @@ from benchmarks.counts import count
 from benchmarks.measure import Place, Say, Timed, Work, alternate
 from benchmarks.reference import reference, reference_layer
 from ka.errors import KAError
+from ka.models.counts import deployed, parameter_count
 from ka.models.kernel_attention import KernelAttention
-from ka.models.psrt import build, parameter_count
+from ka.models.psrt import build
 from ka.models.variants import VARIANTS, variant
-from workbook.results.costs import deployed
 from workbook.results.speed import BASELINE, Measurement, Pair, SceneCost, Setting, Speed, Spread, significant
 
 FULL = Setting()

@@ -8,8 +8,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.reference import reference
+from ka.models.counts import deployed
 from ka.models.psrt import build
-from workbook.results.costs import deployed
 
 
 class Counter(TorchDispatchMode):

@@ -13,9 +13,9 @@ import torch
 from benchmarks.measure import MIB, Place
 from ka.errors import KAError
 from ka.evaluation import forget_peak, peak_bytes, sharpen
+from ka.models.counts import deployed
 from ka.models.psrt import build
 from workbook.paths import ROOT
-from workbook.results.costs import deployed
 from workbook.results.speed import SCENES_OF, SceneCost, Setting, significant
 
 

@@ -22,8 +22,8 @@ from benchmarks.measure import Place, Say, Work, alternate, matmul_precision
 from benchmarks.reference import reference
 from ka.data.scenes import DevicePatches, Patches, Scene, SceneSet
 from ka.errors import KAError
+from ka.models.counts import deployed
 from ka.models.psrt import PSRT, build
-from workbook.results.costs import deployed
 from workbook.results.speed import Spread, Throughput, significant
 from workbook.training.config import AMP, Config
 from workbook.training.step import Step, read_every, start

@@ -2,7 +2,8 @@
 
 from ka.errors import KAError
 from ka.models.checkpoints import load_checkpoint, save_weights
-from ka.models.psrt import PSRT, ParameterCount, build, count_parameters, parameter_count
+from ka.models.counts import ParameterCount, count_parameters, parameter_count
+from ka.models.psrt import PSRT, build
 from ka.models.variants import VARIANTS, Variant, variant
 
 __all__ = [

@@ -189,7 +189,7 @@ def sharpen(
     h, w = up.shape[-2:]
     if tile is None:
         needed, free = pass_bytes(model, up), free_bytes(up.device)
-        if (why := model.row.position_bound) and needed > free:
+        if (why := model.row.position_bound(h, w)) and needed > free:
             raise KAError(
                 f"one pass over {h}×{w} needs about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free; with "
                 f"{model.row.name} tiles give another result ({why}): free memory, or ask for them with tile=256"
@@ -207,7 +207,7 @@ def _in_one(model: PSRT, up: Tensor, msi: Tensor) -> Tensor:
     try:
         return model(up, msi)
     except torch.OutOfMemoryError:
-        if why := model.row.position_bound:
+        if why := model.row.position_bound(h, w):
             raise KAError(
                 f"one pass over {h}×{w} does not fit in the memory of {up.device}; with {model.row.name} tiles give "
                 f"another result ({why}): free memory, or ask for them with tile=256"

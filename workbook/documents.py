@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
-from ka.models.counts import parameter_count
-
 from ka.errors import unknown
+from ka.models.counts import parameter_count
 from ka.models.variants import KERNEL_SIZE, VARIANTS, Variant
 from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report
@@ -122,7 +121,7 @@ def _mixing(row: Variant) -> tuple[str, str]:
         "scrambled": "axes traded",
     }[row.sa]
     among = {"taps": "", "channels": ", among channels", "both": ", among taps and channels"}[row.sa_among]
-    se = [row.se] if row.se else []
+    se: list[str] = [row.se] if row.se else []
     if row.global_from and row.se and not row.global_se:
         se.append("windows only")
     if row.global_se == "own":

@@ -10,7 +10,6 @@ on (its SaR blocks also held two LayerNorms that no forward used).
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from ka.errors import KAError
 from ka.models.cpu_attention import attend, attend_cpu, in_lanes
 from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention, Pointwise
-from ka.models.variants import Variant, dead_parameters
+from ka.models.variants import Variant
 from ka.models.variants import variant as variant_row
 
 WINDOWS = (8, 4, 2)  # window sizes of the three SaR blocks of a PSRT block
@@ -276,36 +275,3 @@ def build(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> PSR
         KAError: unknown variant or impossible size.
     """
     return PSRT(variant_row(variant), n_bands, n_msi, dim)
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Number of parameters. In our models all of them are live."""
-    return sum(p.numel() for p in model.parameters())
-
-
-@dataclass(frozen=True)
-class ParameterCount:
-    """Parameters of a variant.
-
-    Attributes:
-        live: those the output depends on (all that our model has).
-        dead: what the study's module held besides.
-        deployed: after `PSRT.fold`; equal to `live` where the variant does not fold.
-    """
-
-    live: int
-    dead: int
-    deployed: int
-
-    @property
-    def reported(self) -> int:
-        """The study's parameter column: live + dead."""
-        return self.live + self.dead
-
-
-def parameter_count(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> ParameterCount:
-    """Live, dead, reported and deployed parameters of a variant (see `ParameterCount`)."""
-    model = build(variant, n_bands, n_msi, dim)
-    live = count_parameters(model)
-    deployed = live if model.row.adaptive else count_parameters(model.fold())
-    return ParameterCount(live, dead_parameters(variant, dim), deployed)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
-from ka.errors import KAError
+from ka.errors import KAError, unknown
 
 Shuffle = Literal["none", "aligned", "misaligned"]
 Kernels = Literal["", "identity", "learned", "reweighted", "pooled"]
@@ -131,15 +131,15 @@ class Variant:
         """Whether the kernels depend on the image (pooled or reweighted): only then does KA not fold."""
         return self.kernels in ("pooled", "reweighted")
 
-    @property
-    def position_bound(self) -> str:
-        """Why the output at a pixel depends on where the image's borders are, or "" if it does not.
+    def position_bound(self, h: int, w: int) -> str:
+        """Why the output at a pixel depends on where the borders of an image of h×w pixels are, or "" if it does not.
 
-        Whole-image evaluation in tiles is exact only where this is empty (and, for `psrt`, where H and W rounded up
-        to 8 are multiples of 16).
+        Whole-image evaluation in tiles is exact only where this is empty.
         """
         if self.shuffle == "misaligned":
             return "its shuffle moves attention outputs across the whole image"
+        if self.shuffle == "aligned" and any(-(-n // 8) % 2 for n in (h, w)):  # an odd number of 8×8 windows
+            return "its shuffle wraps around where a side, rounded up to 8, is no multiple of 16"
         if self.adaptive:
             return "its kernels are pooled from quadrants of the image"
         if self.has_ka and self.second in ("windows", "windows+image"):
@@ -273,12 +273,12 @@ def variant(name: str) -> Variant:
     """The row of a variant.
 
     Raises:
-        KAError: no such variant; the message lists those there are.
+        KAError: no such variant; the message names the nearest, and lists those there are.
     """
     try:
         return VARIANTS[name]
     except (KeyError, TypeError):
-        raise KAError(f"unknown variant {name!r}; choose one of {', '.join(VARIANTS)}") from None
+        raise unknown("variant", name, VARIANTS) from None
 
 
 def _se(c: int) -> int:

@@ -26,10 +26,10 @@ from ka.data.scenes import DevicePatches
 from ka.errors import KAError
 from ka.models import kernel_attention, psrt
 from ka.models.checkpoints import study_layer_keys
+from ka.models.counts import flops
 from ka.models.kernel_attention import KernelAttention
 from ka.models.variants import VARIANTS, variant
 from workbook.results import speed, speed_figures
-from workbook.results.costs import flops
 from workbook.results.speed import (
     Goal,
     Measurement,
@@ -632,7 +632,7 @@ def test_only_full_runs_are_stored_unasked(
 def test_mistakes_are_told_in_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     for arguments, message in (
-        (["--variants", "kav99"], "unknown variant 'kav99'"),
+        (["--variants", "kav99"], "variant 'kav99' is unknown"),
         (["--device", "tpu"], "choose cpu or cuda"),
         (["--threads", "0"], "threads=0"),
         (["--out", str(tmp_path / "bad.json")], "damaged"),

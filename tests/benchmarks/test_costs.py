@@ -8,10 +8,12 @@ import torch
 
 import ka
 from ka.files import write_json
+from ka.models import counts as costs
+from ka.models.counts import flops
 from ka.models.variants import VARIANTS
 from workbook.paths import ROOT
-from workbook.results import costs, speed
-from workbook.results.costs import Cost, Costs, flops
+from workbook.results import speed
+from workbook.results.costs import Cost, Costs
 
 SAME = [f"kav{number}" for number in (6, 7, 8, 10, 11, 12, 16, 19)]
 
@@ -71,7 +73,7 @@ def test_eight_variants_deploy_to_the_same_computation() -> None:
 
 def test_impossible_questions_are_refused() -> None:
     for arguments, message in (
-        ({"name": "kav99"}, "unknown variant"),
+        ({"name": "kav99"}, "variant 'kav99' is unknown"),
         ({"name": "kav1", "form": "fast"}, "choose one of deployed, training"),
         ({"name": "kav1", "size": 4}, "at least 8"),
     ):

@@ -287,5 +287,5 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         load_checkpoint({})
     with pytest.raises(ka.KAError, match="unexpected layer"):
         load_checkpoint({"layer.weight": torch.ones(3)}, "kav11")
-    with pytest.raises(ka.KAError, match="unknown variant"):
+    with pytest.raises(ka.KAError, match="variant 'kav99' is unknown"):
         load_checkpoint({"layer.weight": torch.ones(3)}, "kav99")

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 import ka.models.psrt
 from ka.errors import KAError
+from ka.models.counts import count_parameters, parameter_count
 from ka.models.kernel_attention import KernelAttention
-from ka.models.psrt import PSRT, count_parameters, parameter_count
+from ka.models.psrt import PSRT
 from ka.models.variants import N_WINDOWS, VARIANTS, Variant, variant
 from workbook.diagrams import diagrams
 from workbook.diagrams import parts as diagram_parts
@@ -588,7 +589,7 @@ def test_mistakes() -> None:
         diagrams.overview([])
     with pytest.raises(KAError, match="at least one"):
         diagrams.layers([])
-    with pytest.raises(KAError, match="unknown variant 'kav99'"):
+    with pytest.raises(KAError, match="variant 'kav99' is unknown"):
         diagrams.overview(["kav99"])
     with pytest.raises(KAError, match="dim=20"):
         diagrams.layer(variant("kav3"), dim=20)

@@ -155,7 +155,7 @@ def test_protocol_names_stay_in_the_folder(real: Run, tmp_path: Path, protocol: 
 
 
 def test_variant_names_stay_in_the_folder(fake: Fake, tmp_path: Path) -> None:
-    with pytest.raises(ka.KAError, match="unknown variant"):
+    with pytest.raises(ka.KAError, match=r"variant .* is unknown"):
         results.export(fake("../../kav1"), tmp_path / "results", "demo")
     assert not (tmp_path / "results").exists()
 
@@ -453,7 +453,7 @@ def test_costs_of_another_width_are_not_taken(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_wrong_questions_are_refused() -> None:
-    with pytest.raises(ka.KAError, match="unknown variant 'psrt_shuffle'"):
+    with pytest.raises(ka.KAError, match="variant 'psrt_shuffle' is unknown"):
         results.table([], baseline="psrt_shuffle", costs=COSTS)
     with pytest.raises(ka.KAError, match="choose one of best, last, average"):
         results.table([], which="first", costs=COSTS)

@@ -30,7 +30,7 @@ def test_iterations_replace_epochs_and_back() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("variant", "kav99", "unknown variant 'kav99'; choose one of psrt, .*kav19"),
+        ("variant", "kav99", "variant 'kav99' is unknown; .*choose one of psrt, .*kav19"),
         ("dataset", "harvard", "dataset='harvard' is unknown; choose one of indian_pines, cave, h5"),
         ("dataset", "cave", "needs data_root"),
         ("data_root", "/cave", "embedded scene needs none; add dataset='cave'"),

@@ -186,7 +186,7 @@ def test_alone_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mistakes_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert distributed.main(["smoke", "variant=kav99"]) == 2
-    assert capsys.readouterr().err.startswith("error: unknown variant 'kav99'")
+    assert capsys.readouterr().err.startswith("error: variant 'kav99' is unknown")
     for devices in (0, 1.5, True, "2"):
         with pytest.raises(ka.KAError, match="is not a whole number of at least 1"):
             distributed.train_on(devices, smoke(tmp_path / "run"))  # type: ignore[arg-type]

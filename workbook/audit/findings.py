@@ -27,6 +27,7 @@ from ka.errors import KAError
 from ka.evaluation import Network, evaluate, upsampled
 from ka.metrics import psnr, psnr_published
 from ka.models.checkpoints import load_checkpoint
+from ka.models.counts import count_parameters, parameter_count
 from ka.models.kernel_attention import SE, KernelAttention, KernelSA, convolve
 from ka.models.psrt import (
     LAYERS,
@@ -34,8 +35,6 @@ from ka.models.psrt import (
     Layer,
     SaRBlock,
     build,
-    count_parameters,
-    parameter_count,
     shuffle,
     unshuffle,
 )

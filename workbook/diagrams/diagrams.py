@@ -23,7 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon
 
 from ka.errors import KAError
-from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS, count_parameters
+from ka.models.counts import count_parameters
+from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS
 from ka.models.variants import VARIANTS, Variant, variant
 from workbook.diagrams.parts import SLOTS, Part, State, Words, chain, fresh_model, shape
 from workbook.paths import STYLE

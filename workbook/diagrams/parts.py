@@ -15,8 +15,9 @@ import torch
 from matplotlib.font_manager import fontManager
 
 from ka.errors import KAError
+from ka.models.counts import count_parameters
 from ka.models.kernel_attention import KernelAttention, KernelSA
-from ka.models.psrt import PSRT, count_parameters
+from ka.models.psrt import PSRT
 from ka.models.variants import KERNEL_SIZE, N_WINDOWS, Variant
 
 Lane = Literal["windows", "global", "both"]

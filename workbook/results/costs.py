@@ -1,54 +1,11 @@
-"""What a variant costs: floating-point operations by counting, and what the results table takes of `make bench`.
+"""What the results table takes of `make bench`."""
 
-One multiply-add is two operations (2 FLOPs). Counted are matrix products and convolutions, in attention too; not
-counted is what touches every value a few times (LayerNorm, GELU, softmax, sums, gates), as is the custom. So FLOPs
-compare variants, and the clock has the last word: on a CPU the memory traffic of small windows costs more than its
-arithmetic.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from ka.errors import KAError
-from ka.models.psrt import PSRT, build
 from workbook.results import speed
-
-
-def deployed(model: PSRT) -> PSRT:
-    """The form for inference: folded where the kernels do not depend on the image, else the model itself."""
-    return model if model.row.adaptive else model.fold()
-
-
-@cache
-def flops(name: str, dim: int = 48, size: int = 512, n_bands: int = 31, n_msi: int = 3, form: str = "deployed") -> int:
-    """FLOPs (2 per multiply-add) of sharpening one image of size×size pixels; nothing is computed or allocated.
-
-    Args:
-        name: a key of `ka.VARIANTS`.
-        dim: embedding width, a multiple of 8.
-        size: side of the image in pixels.
-        n_bands, n_msi: bands of the two inputs.
-        form: `deployed` (folded, see `deployed`), or `training` (as `PSRT` runs in training: folded on the way).
-
-    Raises:
-        KAError: unknown variant or form, impossible size.
-    """
-    forms: dict[str, Callable[[PSRT], PSRT]] = {"deployed": deployed, "training": lambda model: model}
-    if form not in forms:
-        raise KAError(f"form={form!r} is unknown; choose one of {', '.join(forms)}")
-    if size < 8:
-        raise KAError(f"size={size} is smaller than one window; choose at least 8")
-    with torch.device("meta"), torch.no_grad():
-        model = forms[form](build(name, n_bands, n_msi, dim)).requires_grad_(False)
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, n_bands, size, size), torch.empty(1, n_msi, size, size))
-    return counter.get_total_flops()
 
 
 @dataclass(frozen=True)

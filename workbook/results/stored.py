@@ -23,11 +23,11 @@ from ka.errors import KAError
 from ka.evaluation import Evaluation
 from ka.files import write_json
 from ka.metrics import METRICS
-from ka.models.psrt import parameter_count
+from ka.models.counts import flops, parameter_count
 from ka.models.variants import VARIANTS, variant
 from workbook.paths import results_folder
 from workbook.results.compare import Difference, Values, difference, seed_noise
-from workbook.results.costs import Costs, flops
+from workbook.results.costs import Costs
 from workbook.results.study import Reported, printed_for
 from workbook.training.config import Config
 from workbook.training.run import Run

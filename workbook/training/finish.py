@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from ka.data.scenes import Scene
 from ka.evaluation import Method, Network, evaluate, upsampled
 from ka.files import write_json
-from ka.models.psrt import parameter_count
+from ka.models.counts import parameter_count
 from workbook.training.devices import forget_peak, peak_bytes
 from workbook.training.run import Run
 from workbook.training.scenes import Data

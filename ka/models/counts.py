@@ -1,0 +1,86 @@
+"""What a variant costs: parameters, and floating-point operations by counting.
+
+One multiply-add is two operations (2 FLOPs). Counted are matrix products and convolutions, in attention too; not
+counted is what touches every value a few times (LayerNorm, GELU, softmax, sums, gates), as is the custom. So FLOPs
+compare variants, and the clock has the last word: on a CPU the memory traffic of small windows costs more than its
+arithmetic.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ka.errors import KAError, unknown
+from ka.models.psrt import PSRT, build
+from ka.models.variants import dead_parameters
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters. In our models all of them are live."""
+    return sum(p.numel() for p in model.parameters())
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a variant.
+
+    Attributes:
+        live: those the output depends on (all that our model has).
+        dead: what the study's module held besides.
+        deployed: after `PSRT.fold`; equal to `live` where the variant does not fold.
+    """
+
+    live: int
+    dead: int
+    deployed: int
+
+    @property
+    def reported(self) -> int:
+        """The study's parameter column: live + dead."""
+        return self.live + self.dead
+
+
+def parameter_count(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> ParameterCount:
+    """Parameters of a variant; nothing is allocated, and no random number is drawn.
+
+    Raises:
+        KAError: unknown variant or impossible size.
+    """
+    with torch.device("meta"):
+        model = build(variant, n_bands, n_msi, dim)
+        return ParameterCount(count_parameters(model), dead_parameters(variant, dim), count_parameters(deployed(model)))
+
+
+def deployed(model: PSRT) -> PSRT:
+    """The form for inference: folded where the kernels do not depend on the image, else the model itself."""
+    return model if model.row.adaptive else model.fold()
+
+
+@cache
+def flops(name: str, dim: int = 48, size: int = 512, n_bands: int = 31, n_msi: int = 3, form: str = "deployed") -> int:
+    """FLOPs (2 per multiply-add) of sharpening one image of size×size pixels; nothing is computed or allocated.
+
+    Args:
+        name: a key of `ka.VARIANTS`.
+        dim: embedding width, a multiple of 8.
+        size: side of the image in pixels.
+        n_bands, n_msi: bands of the two inputs.
+        form: `deployed` (folded, see `deployed`), or `training` (as `PSRT` runs in training: folded on the way).
+
+    Raises:
+        KAError: unknown variant or form, impossible size.
+    """
+    forms: dict[str, Callable[[PSRT], PSRT]] = {"deployed": deployed, "training": lambda model: model}
+    if form not in forms:
+        raise unknown("form", form, forms)
+    if size < 8:
+        raise KAError(f"size={size} is smaller than one window; choose at least 8")
+    with torch.device("meta"), torch.no_grad():
+        model = forms[form](build(name, n_bands, n_msi, dim)).requires_grad_(False)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, n_bands, size, size), torch.empty(1, n_msi, size, size))
+    return counter.get_total_flops()
