@@ -11,7 +11,7 @@ FLOORS = (
     *("ka.errors", "ka.files", "ka.models", "ka.data", "ka.metrics", "ka.evaluation", "ka.inference", "ka"),
     *("workbook", "workbook.paths", "workbook.style", "workbook.training", "workbook.results", "workbook.sweeps"),
     *("workbook.views", "workbook.explorer", "workbook.diagrams", "workbook.audit", "workbook.notebook"),
-    *("workbook.figures", "workbook.verify", "benchmarks"),
+    *("workbook.documents", "workbook.figures", "workbook.verify", "benchmarks"),
 )
 """Rooms from the ground up: each may import from those before it."""
 
