@@ -18,7 +18,7 @@ from ka.models.checkpoints import load_checkpoint
 from workbook.audit import figures as audit_figures
 from workbook.diagrams import diagrams
 from workbook.documents import BASELINE, DOCUMENTS, document
-from workbook.explorer.sources import shipped
+from workbook.explorer.catalog import shipped
 from workbook.paths import ROOT
 from workbook.results import questions, report, speed, speed_figures
 from workbook.results import stored as results

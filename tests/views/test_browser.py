@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import ROOT
 
-from workbook.explorer.sources import gather
-from workbook.explorer.widgets import AttentionExplorer, KernelExplorer
+from workbook.explorer.attention_explorer import AttentionExplorer
+from workbook.explorer.catalog import open_catalog
+from workbook.explorer.kernel_explorer import KernelExplorer
 from workbook.style import png
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if browser.CHROMIUM is None:
     if os.environ.get("CI"):
         pytest.fail("chromium is missing: in CI nothing may be skipped", pytrace=False)
     pytest.skip("chromium is not installed", allow_module_level=True)
+
+pytestmark = pytest.mark.slow
 
 PICTURE = ".ka-explorer .widget-image.ka-picture"
 SLIDER = ".ka-explorer .ka-layer .noUi-handle"
@@ -46,7 +49,7 @@ def jupyterlab(notebooks: Path) -> Iterator[str]:
 
 def test_kernels_in_jupyterlab(jupyterlab: str, page: "Page") -> None:
     """Open, run all, move the layer's slider: the picture becomes that of the next layer."""
-    expected = KernelExplorer(gather("kav11", "kav17"))
+    expected = KernelExplorer(open_catalog("kav11", "kav17"))
     browser.open_notebook(page, jupyterlab, "kernels.ipynb")
     browser.run_all(page)
     page.locator(SLIDER).first.scroll_into_view_if_needed()
@@ -59,7 +62,7 @@ def test_kernels_in_jupyterlab(jupyterlab: str, page: "Page") -> None:
 
 def test_attention_in_jupyterlab(jupyterlab: str, page: "Page") -> None:
     """Clicking the image chooses the pixel."""
-    expected = AttentionExplorer(gather("kav1", "psrt"))
+    expected = AttentionExplorer(open_catalog("kav1", "psrt"))
     browser.open_notebook(page, jupyterlab, "attention.ipynb")
     browser.run_all(page)
     assert browser.shown(page, PICTURE) == png(expected.figure())
@@ -71,7 +74,7 @@ def test_attention_in_jupyterlab(jupyterlab: str, page: "Page") -> None:
 
 def test_the_page(notebooks: Path, page: "Page") -> None:
     """`make explore` serves the explorers with voila; they answer there too."""
-    expected = KernelExplorer(gather())
+    expected = KernelExplorer(open_catalog())
     with browser.voila(notebooks.parent / "voila", notebooks / "explore.ipynb") as address:
         page.goto(address, timeout=120_000)  # voila runs the notebook first
         page.wait_for_selector(SLIDER, timeout=120_000)

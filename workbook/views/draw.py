@@ -18,13 +18,18 @@ from matplotlib.textpath import TextPath, text_to_path
 from matplotlib.transforms import Affine2D
 
 WIDTH = 9.5  # inches, of figures as wide as a notebook
+TITLE = 0.26
 SIGNED = "RdBu_r"  # colours of numbers around zero
 
 
 def frame(
     width: float, height: float, boxes: Sequence[tuple[float, float, float, float]], title: str = ""
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches, with axes at boxes in inches: (left, bottom, width, height)."""
+    """A figure of so many inches, with axes at boxes in inches (left, bottom, width, height).
+
+    A title adds to its height.
+    """
+    height += TITLE if title else 0
     figure = Figure(figsize=(width, height))
     axes = [figure.add_axes((x / width, y / height, w / width, h / height)) for x, y, w, h in boxes]
     if title:
@@ -32,7 +37,7 @@ def frame(
     return figure, axes
 
 
-def row(
+def side_by_side(
     widths: Sequence[float],
     height: float,
     margins: tuple[float, float, float, float],

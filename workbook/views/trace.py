@@ -1,8 +1,9 @@
 """What every layer of a model sees in one image: the ground on which kernels and attention maps are looked at."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ L1, L2, L3 = range(3)
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class LayerTrace:
     """What one layer saw.
 
     Attributes:
@@ -32,20 +33,32 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A model's pass over one image.
-
-    Attributes:
-        model: the model.
-        up, msi: what it was given.
-        output: the sharpened image.
-        seen: what each of the 18 layers saw, in order (`ka.models.psrt.LAYERS` names them).
-    """
+    """A model's pass over one image: what it was given and gave, and what each of its 18 layers saw, in order."""
 
     model: PSRT
     up: Float[Tensor, "1 bands h w"]
     msi: Float[Tensor, "1 m h w"]
     output: Float[Tensor, "1 bands h w"]
-    seen: list[Seen] = field(default_factory=list)
+    layers: tuple[LayerTrace, ...]
+
+    def layer(self, index: int) -> LayerTrace:
+        """What layer 0 … 17 saw (`ka.models.psrt.LAYERS` names them).
+
+        Raises:
+            KAError: there is no such layer.
+        """
+        return self.layers[check_index("layer", index, len(self.layers))]
+
+
+def check_index(what: str, value: int, n: int, first: int = 0) -> int:
+    """`value`, if it is one of n whole numbers.
+
+    Raises:
+        KAError: it is not; says what `what` can be.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value not in range(first, first + n):
+        raise KAError(f"{what}={value!r} is not one of the {n}; choose {first} … {first + n - 1}")
+    return int(value)
 
 
 @torch.no_grad()
@@ -75,11 +88,11 @@ def trace(model: PSRT, up: Float[Tensor, "1 bands h w"], msi: Float[Tensor, "1 m
     finally:
         for hook in hooks:
             hook.remove()
-    seen = []
+    layers = []
     for i, layer in enumerate(model.layers()):
         ka = None if layer.ka is None else caught[layer.ka]
-        seen.append(Seen(layer, caught[layer.attn], ka, _places(layer, i % 3, model.row.shuffle, h, w)))
-    return Trace(model, up, msi, output, seen)
+        layers.append(LayerTrace(layer, caught[layer.attn], ka, _places(layer, i % 3, model.row.shuffle, h, w)))
+    return Trace(model, up, msi, output, tuple(layers))
 
 
 def _places(layer: Layer, which: int, kind: str, h: int, w: int) -> Int[Tensor, "h w"]:

@@ -1,0 +1,161 @@
+"""What there is to look at: models and images by name, for the notebooks and the explorers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ka.data import datasets as data
+from ka.data.scenes import Scene, SceneSet
+from ka.errors import KAError, unknown
+from ka.models.checkpoints import load_checkpoint
+from ka.models.psrt import LAYERS, PSRT, WINDOWS
+from workbook.paths import ROOT, runs_folder
+from workbook.views.plots import as_rgb
+from workbook.views.trace import Trace, check_index, trace
+
+CHECKPOINTS = ROOT / "checkpoints"
+"""Small models that come with the project: the demo preset on the embedded scene, float16."""
+
+SIDE = 64  # largest side of what is looked at: a pass over it takes a tenth of a second
+
+
+@dataclass(frozen=True, eq=False)
+class SceneCrop:
+    """The middle of a scene, to be looked at: what a model is given, and its colours, natural or false, in [0, 1]."""
+
+    up: Float[Tensor, "1 bands h w"]
+    msi: Float[Tensor, "1 m h w"]
+    picture: Float[np.ndarray, "h w 3"]
+
+
+def shipped() -> dict[str, Path]:
+    """The checkpoints that come with the project, by variant."""
+    return {path.stem: path for path in sorted(CHECKPOINTS.glob("*.safetensors"))}
+
+
+def finished_runs(folder: str | Path | None = None) -> dict[str, Path]:
+    """Finished runs in a folder (None: the checkout's `runs/`), by name.
+
+    Raises:
+        KAError: there is no such folder.
+    """
+    if folder is not None and not Path(folder).is_dir():
+        raise KAError(f"runs={str(folder)!r} is no folder; give one that holds run folders, or leave it out")
+    return {path.parent.name: path.parent for path in sorted(Path(folder or runs_folder()).glob("*/metrics.json"))}
+
+
+def scene_crops(
+    data_root: str | Path | None = None, scenes: Sequence[str] = ("balloons", "feathers", "jelly_beans")
+) -> dict[str, SceneCrop]:
+    """Images to look at, the central 64×64 pixels: two parts of the embedded scene, and some CAVE test scenes.
+
+    Args:
+        data_root: the folder of CAVE, for models of 31 bands.
+        scenes: which of the 11 test scenes.
+
+    Raises:
+        KAError: CAVE is not there.
+    """
+    sets = [data.load("indian_pines", split) for split in ("test", "train")]
+    if data_root is not None:
+        sets.append(data.load("cave", "test", data_root, scenes=scenes))
+    return {scene.name: _crop(scene_set, scene) for scene_set in sets for scene in scene_set}
+
+
+def _crop(scenes: SceneSet, scene: Scene) -> SceneCrop:
+    h, w = scene.gt.shape[-2:]
+    height, width = (min(side // WINDOWS[0] * WINDOWS[0], SIDE) for side in (h, w))
+    top, left = ((side - cut) // 2 // scenes.ratio * scenes.ratio for side, cut in ((h, height), (w, width)))
+    crop = scene.crop(top, left, height, width, scenes.ratio)
+    up, msi = (torch.from_numpy(x)[None] for x in (crop.up, crop.msi))
+    return SceneCrop(up, msi, as_rgb(crop.gt, scenes.display, crop.gt))
+
+
+class Catalog:
+    """Models and images by name, and what a model saw in an image; the last few passes are kept.
+
+    Args:
+        models: name → run folder or checkpoint.
+        images: name → image.
+
+    Attributes:
+        model: the model of a name, read once.
+        trace: what the model of one name saw in the image of another.
+
+    Raises:
+        KAError: there is no model, or no image (here), or none of that name (later).
+    """
+
+    def __init__(self, models: Mapping[str, str | Path], images: Mapping[str, SceneCrop]) -> None:
+        if not models:
+            raise KAError("there is no model to look at; train one (make train), or give a checkpoint")
+        if not images:
+            raise KAError("there is no image to look at")
+        self.models, self.images = dict(models), dict(images)
+        self.model: Callable[[str], PSRT] = cache(self._model)
+        self.trace: Callable[[str, str], Trace] = lru_cache(12)(self._trace)
+
+    def _model(self, name: str) -> PSRT:
+        if name not in self.models:
+            raise unknown("model", name, self.models)
+        return load_checkpoint(self.models[name])
+
+    def _trace(self, model: str, image: str) -> Trace:
+        if image not in self.images:
+            raise unknown("image", image, self.images)
+        return trace(self.model(model), self.images[image].up, self.images[image].msi)
+
+    def images_for(self, model: PSRT) -> list[str]:
+        """Names of the images that have the model's bands.
+
+        Raises:
+            KAError: there is none.
+        """
+        bands = (model.n_bands, model.n_msi)
+        fitting = [name for name, image in self.images.items() if (image.up.shape[1], image.msi.shape[1]) == bands]
+        if not fitting:
+            raise KAError(
+                f"no image at hand has the model's {bands[0]} + {bands[1]} bands; give data_root, the folder of CAVE"
+            )
+        return fitting
+
+
+def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | Path | None = None) -> Catalog:
+    """All that is at hand: the models named, those that come with the project, and finished runs.
+
+    Args:
+        models: a name of one of those, or the path of a run folder or checkpoint (which becomes its name).
+        runs: folder of run folders; None for the checkout's `runs/`.
+        data_root: the folder of CAVE, for models of 31 bands.
+
+    Raises:
+        KAError: a model is neither known nor a path; CAVE is not there.
+    """
+    for name, value in (("runs", runs), ("data_root", data_root)):
+        if value is not None and not isinstance(value, str | Path):
+            raise KAError(f"{name}={value!r} is of type {type(value).__name__}; give a folder")
+    at_hand: dict[str, str | Path] = {**shipped()}
+    for name, run in finished_runs(runs).items():
+        at_hand[str(run) if name in at_hand else name] = run
+    for model in models:
+        if model not in at_hand and not Path(str(model)).exists():
+            raise KAError(
+                f"{model!r} is neither a path nor one of {', '.join(at_hand)}; train it, or choose one of them"
+            )
+    named = {model: at_hand.get(model, model) for model in models}
+    return Catalog(named | at_hand, scene_crops(data_root))
+
+
+def layer_index(layer: int) -> int:
+    """The index of a layer that is counted from 1, as in the notebooks.
+
+    Raises:
+        KAError: it is none of 1 … 18.
+    """
+    return check_index("layer", layer, len(LAYERS), first=1) - 1

@@ -1,0 +1,357 @@
+"""Figures of attention, from the numbers of `workbook.views.attention`.
+
+Layers, heads, filters, rows and columns are arguments that count from 0; in the figures heads and filters count from 1,
+as windows and blocks do. One that is not there is a `KAError`.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from ka.errors import KAError
+from ka.models.psrt import LAYERS
+from workbook.style import styled
+from workbook.views.attention import Query, Tap, query
+from workbook.views.draw import SIGNED, WIDTH, bare, colour_bar, side_by_side, write_numbers
+from workbook.views.trace import Trace, check_index
+
+Picture = Float[np.ndarray, "h w 3"]
+
+TILE = 48  # side of a drawn window: whole multiples of the 8, 12, 4, 6, 2, 3 pixels that a window spans
+GAP = 10  # between drawn windows; a line of text fits
+MARK = "#D55E00"
+CHOSEN = "#CC79A7"
+EMPTY = "#D0D0D0"  # pixels between the cells of a scattered window, which are not in it
+
+
+# Window attention
+
+
+@styled
+def query_maps(trace: Trace, picture: Picture, layer: int, row: int, col: int, head: int | None = None) -> Figure:
+    """What a pixel looks at in one layer: where its window is, its weights there, and its weights by head.
+
+    Left: the image with the pixel (+) and its window. Middle: the image around the window, a dot per pixel of it, of
+    the mean over heads or of one; its colour is the weight, its area the weight against the largest one there. Right:
+    the window by head. One colour scale from 0; a line in its bar marks uniform weights. The pixel is in an orange
+    square. In shuffled layers the window lies in cells at their true places; where these are far apart
+    (`psrt_misaligned`), the middle joins pieces of the image at white lines, and the right shortens distances to one
+    cell.
+
+    Args:
+        trace: a model's pass over the image.
+        picture: the image in [0, 1], for the eye (`workbook.views.plots.as_rgb`).
+        layer: 0 … 17.
+        row, col: pixel of the image.
+        head: show this head in the middle; None: the mean over heads.
+    """
+    asked = query(trace, layer, row, col)
+    _check_picture(trace, picture)
+    weights, which = _one_or_mean("head", head, asked.weights)
+    norm = Normalize(0, float(asked.weights.max()))
+    rows, cols = _nearby(asked.rows, picture.shape[0]), _nearby(asked.cols, picture.shape[1])
+    per_line, title = len(asked.weights) // 2, f"{trace.model.row.name}, {LAYERS[layer]}"
+    if asked.lands != (row, col):
+        title += f"; the answer is added to row {asked.lands[0]}, column {asked.lands[1]} (×)"
+    aspects = [min(max(a, 0.45), 2) for a in (picture.shape[1] / picture.shape[0], len(cols) / len(rows))]
+    figure, (whole, near, heads, bar) = _panels([*aspects, per_line / 2], 0.24, title)
+    _draw_image(whole, picture, [asked])
+    if asked.lands != (row, col):
+        whole.plot(*asked.lands[::-1], "x", color=CHOSEN, markersize=6, markeredgewidth=1.8)
+    _draw_dots(near, picture[np.ix_(rows, cols)], asked, weights, norm, rows, cols)
+    near.set_title(which + (" (in pieces)" if len(_runs(rows)) > 1 or len(_runs(cols)) > 1 else ""))
+    tiles, marks = zip(*(_tile(asked, values) for values in asked.weights), strict=True)
+    labels = [f"head {i + 1}" for i in range(len(tiles))]
+    _draw_tiles(heads, tiles, labels, per_line, ScalarMappable(norm, _with_gaps("viridis")), head, marks)
+    heads.set_title("by head" + (" (distances shortened)" if _shortened(asked) else ""))
+    _weight_bar(bar, norm, asked.weights.shape[1])
+    return figure
+
+
+@styled
+def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
+    """What a pixel looks at in all 18 layers: mean over heads of its weights in its window.
+
+    Colour: how many times the uniform weight 1/w², in powers of two, so that windows of all sizes share a scale; it
+    reaches as far as the largest weight, at least to 2×, and what is further below ends in the same blue. Windows
+    of any size are drawn equally large. In shuffled layers grey is what lies between the window's cells (further
+    distances are shortened to one cell). The picture is that of the traced image, in [0, 1].
+    """
+    asked = [query(trace, layer, row, col) for layer in range(len(LAYERS))]
+    _check_picture(trace, picture)
+    ordered = [asked[3 * column + which] for which in range(3) for column in range(6)]
+    with np.errstate(divide="ignore"):  # a weight of 0 is -∞ below uniform, and drawn as the lowest colour
+        times = [np.log2(one.weights.mean(0) * one.weights.shape[1]) for one in ordered]
+    reach = max(1.0, *(float(values.max()) for values in times))
+    colours = ScalarMappable(Normalize(-reach, reach), _with_gaps(SIGNED))
+    aspect = min(max(picture.shape[1] / picture.shape[0], 0.45), 1.6)
+    figure, (whole, maps, bar) = _panels([aspect, 2], 0.46, f"{trace.model.row.name}, mean over heads")
+    _draw_image(whole, picture, asked[:9:3])
+    drawn = [_tile(one, np.maximum(values, -reach)) for one, values in zip(ordered, times, strict=True)]
+    tiles, marks = zip(*drawn, strict=True)
+    labels = [LAYERS[one.layer].split(", ", 1)[1] for one in ordered]
+    _draw_tiles(maps, tiles, labels, 6, colours, marks=marks)
+    width = TILE + GAP
+    for block in range(2):
+        middle = (block * 3 + 1) * width + TILE / 2
+        maps.text(middle, -GAP - 4, f"block {block + 1}", ha="center", va="bottom", fontsize=9, weight="bold")
+    maps.axvline(3 * width - GAP / 2 - 0.5, color="#808080", linewidth=0.8)
+    step = 1 + int(reach) // 4
+    ticks = [step * k for k in range(-(int(reach) // step), int(reach) // step + 1)]
+    colour_bar(bar, colours, "weight / uniform weight", extend="min").set_ticks(
+        ticks, labels=[f"{2**tick}" if tick >= 0 else f"1/{2**-tick}" for tick in ticks]
+    )
+    return figure
+
+
+@styled
+def entropy_map(
+    entropies: Float[np.ndarray, "layers heads"], names: Sequence[str] = LAYERS, title: str = "window attention"
+) -> Figure:
+    """Normalised attention entropy by layer (`names`) and head: 1 is uniform attention, 0 a single pixel.
+
+    `entropies` are those of window attention, or of kernel SA; `title` says which.
+    """
+    n_layers, n_heads = entropies.shape
+    title = f"{title}: entropy / that of uniform weights"
+    margins = (1.35, 0.91, 0.19, 0.5)
+    figure, (axis, bar) = side_by_side([0.5 * n_heads, 0.14], 0.235 * n_layers, margins, 0.15, title)
+    image = axis.imshow(entropies, norm=Normalize(0, 1), cmap="viridis", aspect="auto")
+    write_numbers(axis, image)
+    axis.set_yticks(range(n_layers), names)
+    axis.set_xticks(range(n_heads), [str(head + 1) for head in range(n_heads)])
+    bare(axis, xlabel="head")
+    colour_bar(bar, image).set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "0.25", "0.5", "0.75", "1: uniform"])
+    return figure
+
+
+# Kernel SA
+
+
+@styled
+def kernel_sa_map(
+    weights: Float[np.ndarray, "filters heads taps taps"],
+    labels: Sequence[Tap],
+    head: int | None = None,
+    filter: int | None = None,
+    title: str = "kernel SA",
+) -> Figure:
+    """Which kernel taps a tap looks at (a row each), mean over filters and heads or of one.
+
+    Left: taps × taps, cut by lines into kernels (k² taps each, row-major in k×k). Right: every head. One colour scale
+    from 0; a line in its bar marks uniform weights.
+
+    Args:
+        weights: `KernelWeights.weights`.
+        labels: `KernelWeights.taps(filter)`.
+        head: show this head on the left; None: the mean over heads.
+        filter: show this filter; None: the mean over filters.
+        title: what is shown, such as the variant and the layer.
+    """
+    by_head, of_filter = _one_or_mean("filter", filter, weights)
+    shown, which = _one_or_mean("head", head, by_head)
+    n, kernels = len(labels), list(dict.fromkeys(label.kernel for label in labels))
+    norm = Normalize(0, float(by_head.max()))
+    margins = (0.95, 0.81, 0.22, 0.62)
+    figure, (main, heads, bar) = side_by_side([3.5, 3.5, 0.14], 3.5, margins, 0.3, f"{title}, {of_filter}")
+    main.imshow(shown, norm=norm, cmap="viridis")
+    size = n // len(kernels)
+    names = [kernel.replace(" → ", "\n→ ").replace(" of ", "\nof ") for kernel in kernels]
+    middles = [m * size + (size - 1) / 2 for m in range(len(names))]
+    main.set_xticks(middles, names, fontsize=8)
+    main.set_yticks(middles, names, fontsize=8)
+    main.set(xlabel="tap that is looked at", ylabel="tap that looks", title=which)
+    edges = [m * size - 0.5 for m in range(1, len(names))]
+    main.add_collection(_cuts(edges, n, [(0, 0)], 0.8))
+    main.tick_params(length=0)
+    main.grid(visible=False)
+    bare(heads, xticks=[], yticks=[], title="by head")
+    colours = ScalarMappable(norm, "viridis")
+    corners = _draw_tiles(heads, list(by_head), [f"head {i + 1}" for i in range(len(by_head))], 2, colours, head)
+    heads.add_collection(_cuts(edges, n, corners, 0.5))
+    _weight_bar(bar, norm, n)
+    return figure
+
+
+def _cuts(edges: Sequence[float], n: int, corners: Sequence[tuple[int, int]], width: float) -> LineCollection:
+    """White lines that cut maps of n × n, each with its first cell at a corner (row, column)."""
+    lines = []
+    for top, left in corners:
+        for edge in edges:
+            lines.append([(left - 0.5, top + edge), (left + n - 0.5, top + edge)])
+            lines.append([(left + edge, top - 0.5), (left + edge, top + n - 0.5)])
+    return LineCollection(lines, colors="white", linewidths=width)
+
+
+# What the figures are made of
+
+
+def _check_picture(trace: Trace, picture: Picture) -> None:
+    size = tuple(trace.up.shape[-2:])
+    if picture.shape != (*size, 3):
+        raise KAError(
+            f"the picture is {picture.shape}, the traced image {size}; give the picture (h w 3) of that image"
+        )
+
+
+def _one_or_mean(what: str, chosen: int | None, values: np.ndarray) -> tuple[np.ndarray, str]:
+    """One entry of the first axis, or the mean over all; and what that is."""
+    n = len(values)
+    if chosen is not None:
+        return values[check_index(what, chosen, n)], f"{what} {chosen + 1}"
+    return values.mean(0), f"its one {what}" if n == 1 else f"mean of {n} {what}s"
+
+
+def _panels(aspects: Sequence[float], above: float, title: str) -> tuple[Figure, list[Axes]]:
+    """Bare axes of one height beside each other (width / height: `aspects`), and one for a colour bar."""
+    between, for_bar = 0.2, 0.85
+    high = min((WIDTH - between * (len(aspects) + 1) - for_bar) / sum(aspects), 3.8)
+    widths, margins = [*(high * aspect for aspect in aspects), 0.14], (between, for_bar - 0.14, above, 0.12)
+    figure, axes = side_by_side(widths, high, margins, between, title)
+    for axis in axes[:-1]:
+        bare(axis, xticks=[], yticks=[])
+    return figure, axes
+
+
+def _with_gaps(colours: str) -> Colormap:
+    """A colour map that shows in grey what is not in a window."""
+    return matplotlib.colormaps[colours].with_extremes(bad=EMPTY)
+
+
+def _weight_bar(bar: Axes, norm: Normalize, n: int) -> None:
+    """Colour bar of attention weights, a line at 1/n."""
+    colour_bar(bar, ScalarMappable(norm, "viridis"), f"weight (line: uniform, 1/{n})")
+    bar.axhline(1 / n, color=MARK, linewidth=2)
+
+
+def _runs(places: Int[np.ndarray, " n"]) -> list[tuple[int, int]]:
+    """Whole numbers as runs without gaps: (first, length)."""
+    values = np.unique(places)
+    return [(int(run[0]), len(run)) for run in np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)]
+
+
+def _draw_image(axis: Axes, picture: Picture, asked: Sequence[Query]) -> None:
+    """The image, the asking pixel, and its windows."""
+    axis.imshow(np.clip(picture, 0, 1))
+    for one in asked:
+        axis.add_collection(_outlines(one.rows, one.cols))
+    axis.plot(asked[0].col, asked[0].row, "+", color=MARK, markersize=7, markeredgewidth=1.5)
+    axis.set_title(f"row {asked[0].row}, column {asked[0].col}")
+
+
+def _outlines(rows: Int[np.ndarray, " n"], cols: Int[np.ndarray, " n"]) -> PatchCollection:
+    """The border of a window's pixels: a rectangle, or one around each of its cells."""
+    cells = [
+        Rectangle((left - 0.5, top - 0.5), width, height) for top, height in _runs(rows) for left, width in _runs(cols)
+    ]
+    halo = withStroke(linewidth=2.4, foreground="black")  # to be seen on bright and on dark ground
+    return PatchCollection(cells, facecolor="none", edgecolor="white", linewidth=1.2, path_effects=[halo])
+
+
+def _nearby(places: Int[np.ndarray, " n"], end: int) -> Int[np.ndarray, " m"]:
+    """The rows (or columns) of an image of `end` that are shown around a window: of each run of it, some more."""
+    margin = max(3, len(np.unique(places)) // 2)
+    near: set[int] = set()
+    for first, length in _runs(places):
+        longer = min(length + 2 * margin, end)
+        start = min(max(first - margin, 0), end - longer)
+        near |= set(range(start, start + longer))
+    return np.array(sorted(near))
+
+
+def _draw_dots(
+    axis: Axes,
+    picture: Picture,
+    asked: Query,
+    weights: Float[np.ndarray, " tokens"],
+    norm: Normalize,
+    rows: Int[np.ndarray, " h"],
+    cols: Int[np.ndarray, " w"],
+) -> None:
+    """These rows and columns of the image; on each pixel of the window a dot, sized against the largest weight."""
+    axis.imshow(np.clip(picture, 0, 1), aspect="auto")
+    for places, line in ((rows, axis.axhline), (cols, axis.axvline)):
+        for cut in np.flatnonzero(np.diff(places) > 1):
+            line(cut + 0.5, color="white", linewidth=5)
+    place = axis.get_window_extent()
+    pixel = 72 / axis.figure.dpi * min(place.width / len(cols), place.height / len(rows))
+    y, x = np.searchsorted(rows, asked.rows), np.searchsorted(cols, asked.cols)
+    area = (0.9 * pixel) ** 2 * weights / weights.max()
+    axis.scatter(x, y, s=area, c=weights, norm=norm, cmap="viridis", edgecolors="white", linewidths=0.5)
+    axis.add_collection(_outlines(y, x))
+    t = asked.token
+    axis.add_patch(Rectangle((x[t] - 0.5, y[t] - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=1.6))
+
+
+def _compact(places: Int[np.ndarray, " n"], longest: int) -> tuple[Int[np.ndarray, " n"], int]:
+    """Rows (or columns) counted from the first, gaps shortened to `longest`; and how many that makes."""
+    values, back = np.unique(places, return_inverse=True)
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(values), longest + 1))])
+    return offsets[back], int(offsets[-1]) + 1
+
+
+def _cell(asked: Query) -> int:
+    """Pixels a side of each cell of a scattered window."""
+    return round(len(asked.rows) ** 0.5) // 2
+
+
+def _shortened(asked: Query) -> bool:
+    return any(np.diff(np.unique(places)).max() > _cell(asked) + 1 for places in (asked.rows, asked.cols))
+
+
+def _tile(
+    asked: Query, values: Float[np.ndarray, " tokens"]
+) -> tuple[Float[np.ndarray, "tile tile"], tuple[int, int, int]]:
+    """Values at the places of the window's pixels, NaN between its cells; and the asking pixel (row, column, side)."""
+    (rows, height), (cols, width) = (_compact(places, _cell(asked)) for places in (asked.rows, asked.cols))
+    unit = TILE // max(height, width)
+    small = np.full((height, width), np.nan)
+    small[rows, cols] = values
+    tile = np.full((TILE, TILE), np.nan)
+    top, left = (TILE - height * unit) // 2, (TILE - width * unit) // 2
+    tile[top : top + height * unit, left : left + width * unit] = small.repeat(unit, 0).repeat(unit, 1)
+    return tile, (top + int(rows[asked.token]) * unit, left + int(cols[asked.token]) * unit, unit)
+
+
+def _draw_tiles(
+    axis: Axes,
+    tiles: Sequence[Float[np.ndarray, "side side"]],
+    labels: Sequence[str],
+    per_line: int,
+    colours: ScalarMappable,
+    chosen: int | None = None,
+    marks: Sequence[tuple[int, int, int]] = (),
+) -> list[tuple[int, int]]:
+    """Small square maps in one picture, `per_line` in a line, a label above each.
+
+    `chosen` is a map to frame; `marks` are squares (row, column, side) to frame, one in each map. Gives the first row
+    and column of each map in the picture.
+    """
+    side = len(tiles[0])
+    gap = round(GAP * side / TILE)
+    corners = [(i // per_line * (side + gap) + gap, i % per_line * (side + gap)) for i in range(len(tiles))]
+    canvas = np.ones((corners[-1][0] + side, per_line * (side + gap) - gap, 4))
+    for (top, left), tile, label in zip(corners, tiles, labels, strict=True):
+        canvas[top : top + side, left : left + side] = colours.to_rgba(np.ma.masked_invalid(tile))
+        axis.text(left + side / 2, top - 1.5, label, ha="center", va="bottom", fontsize=8)
+    axis.imshow(canvas)
+    axis.set_xlim(-1.5, canvas.shape[1] + 0.5)  # the last frames whole
+    axis.set_ylim(canvas.shape[0] + 0.5, -0.5)
+    frames = [
+        Rectangle((left + x - 0.5, top + y - 0.5), unit, unit)
+        for (top, left), (y, x, unit) in zip(corners, marks, strict=False)
+    ]
+    axis.add_collection(PatchCollection(frames, facecolor="none", edgecolor=MARK, linewidth=1.2))
+    if chosen is not None:
+        top, left = corners[chosen]
+        axis.add_patch(Rectangle((left - 1, top - 1), side + 1, side + 1, fill=False, edgecolor=CHOSEN, linewidth=2))
+    return corners

@@ -1,0 +1,399 @@
+"""Figures of kernels, from the numbers of `workbook.views.kernels`.
+
+Every `title` says what is shown. Channels are chosen by their numbers from 0, None for all; one that is not there is a
+`KAError`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullLocator
+
+from ka.models.psrt import LAYERS
+from ka.models.variants import N_WINDOWS
+from workbook.style import styled
+from workbook.views import kernels
+from workbook.views.draw import SIGNED, WIDTH, bare, beside, colour_bar, frame, side_by_side, write_numbers
+from workbook.views.trace import check_index
+
+Channels = Sequence[int] | None
+IN_MOSAIC = "in each mosaic: input channels across, output channels down"
+
+
+def _colour(label: str) -> str:
+    """A kernel's colour, the same in every figure."""
+    if label in kernels.WINDOW_LABELS:
+        return f"C{kernels.WINDOW_LABELS.index(label)}"
+    return {kernels.KERNEL: "C0", kernels.GLOBAL: "C4", kernels.BIAS: "0.6"}.get(label, "C5")
+
+
+def _short(labels: Sequence[str]) -> list[str]:
+    return [label.split(" (")[0] for label in labels]
+
+
+# Mosaics of filters
+
+
+@styled
+def filter_grid(
+    stages: Sequence[kernels.Stage],
+    out_channels: Channels = None,
+    in_channels: Channels = None,
+    shared: bool = True,
+    title: str = "",
+) -> Figure:
+    """The filters of every kernel (columns) at every stage (rows), each a mosaic: a row of k×k filters per output
+    channel (pooled kernels that have none yet: their one row), a column per input channel.
+
+    One colour scale for all rows (`shared`), or one each: SA as it starts shrinks kernels to a thousandth.
+    """
+    mosaic = _Mosaic.of(stages, out_channels, in_channels)
+    left, right, above, below = 0.85, 0.95, 0.42, 0.3
+    scale = min((WIDTH - left - right) / mosaic.width, (7.5 - above - below) / mosaic.height)
+    width, height = mosaic.width * scale, mosaic.height * scale
+    figure, (axis,) = side_by_side([width], height, (left, WIDTH - left - width, above, below), title=title)
+    mosaic.draw(axis, shared, [stage.name.replace(" ", "\n") for stage in stages])
+    return figure
+
+
+@styled
+def single(
+    stages: Sequence[kernels.Stage], out_channel: int, in_channel: int, shared: bool = False, title: str = ""
+) -> Figure:
+    """One output and input channel: the k×k taps of every kernel (columns) at every stage (rows), as numbers.
+
+    Each row has a power of ten that its numbers are to be multiplied by. Colours are scaled per row, or over all rows
+    (`shared`). Pooled kernels that have no output axis yet show their one filter of the input channel.
+    """
+    mosaic = _Mosaic.of(stages, [out_channel], [in_channel])
+    left, right, above, below = 1.15, 0.1, 0.42, 0.1
+    scale = min((WIDTH - left - right) / mosaic.width, 1.45 / mosaic.size)
+    width, height = mosaic.width * scale, mosaic.height * scale * 0.72  # cells as wide as their numbers ask for
+    figure, (axis,) = side_by_side([width], height, (left, WIDTH - left - width, above, below), title=title)
+    names = []
+    for stage, image, top in zip(stages, mosaic.draw_rows(axis, shared), mosaic.tops(), strict=True):
+        power = int(np.floor(np.log10(top))) if top else 0
+        names.append(f"{stage.name}\n(× 10$^{{{power}}}$)" if power else stage.name)
+        write_numbers(axis, image, 10.0**-power)
+    axis.set(aspect="auto")
+    mosaic.name_rows(axis, names)
+    return figure
+
+
+@styled
+def movement_panel(
+    pictures: Mapping[str, Float[np.ndarray, "h w 3"]],
+    stages: tuple[kernels.Stage, kernels.Stage],
+    moved: Float[np.ndarray, " k"],
+    out_channels: Channels = None,
+    in_channels: Channels = None,
+    title: str = "",
+) -> Figure:
+    """Two images, the kernels that one layer makes of each (one colour scale), and how far each kernel moves.
+
+    Args:
+        pictures: the two images in colour, [0, 1], by name.
+        stages: the last of `stages_of` of each.
+        moved: their `movement`.
+        out_channels, in_channels: which to show.
+        title: what is shown.
+    """
+    named = [replace(stage, name=name) for stage, name in zip(stages, pictures, strict=True)]
+    mosaic = _Mosaic.of(named, out_channels, in_channels)
+    width, above, below = 5.2, 0.42, 0.3
+    scale = width / mosaic.width
+    height = mosaic.height * scale
+    beside_rows = [(0.05, below + height - (y + slot) * scale, 1.2, slot * scale - 0.22) for y, slot in mosaic.slots]
+    boxes = [*beside_rows, (1.4, below, width, height), (WIDTH - 1.55, 0.78, 1.45, below + height - 0.78)]
+    figure, (*images, filters, bars) = frame(WIDTH, above + height + below, boxes, title)
+    for axis, (name, picture) in zip(images, pictures.items(), strict=True):
+        axis.imshow(picture)
+        bare(axis, xticks=[], yticks=[], title=name)
+    mosaic.draw(filters, True, [])
+    labels = stages[0].labels
+    bars.bar(range(len(moved)), moved, 0.7, color=[_colour(label) for label in labels])
+    bars.set_xticks(range(len(moved)), _short(labels), rotation=90)
+    bars.set_axisbelow(True)
+    bars.set(ylabel="movement", ylim=(0, None if moved.any() else 1))
+    if not moved.any():
+        bars.text(0.5, 0.5, "0: these kernels\nare fixed", ha="center", va="center", transform=bars.transAxes)
+    bars.grid(visible=False, axis="x")
+    return figure
+
+
+@dataclass(frozen=True, eq=False)
+class _Mosaic:
+    """Stages laid out on one plane measured in taps.
+
+    Attributes:
+        stages: what is shown.
+        rows: per stage, the filters of all its kernels; NaN between kernels.
+        slots: top and height of each stage's row.
+        across: the width of one kernel.
+        step: from one kernel's left edge to the next one's.
+        width, height: of all.
+        size: taps a side of each filter.
+    """
+
+    stages: Sequence[kernels.Stage]
+    rows: list[Float[np.ndarray, "y x"]]
+    slots: list[tuple[float, float]]
+    across: int
+    step: int
+    width: int
+    height: float
+    size: int
+
+    @classmethod
+    def of(cls, stages: Sequence[kernels.Stage], outs: Channels, ins: Channels) -> "_Mosaic":
+        blocks = [[_tiles(kernel, outs, ins) for kernel in stage.kernels] for stage in stages]
+        across = blocks[0][0].shape[1]
+        step = across + max(1, round(across * 0.06))
+        rows = [np.full((len(row[0]), step * (len(row) - 1) + across), np.nan) for row in blocks]
+        for whole, row in zip(rows, blocks, strict=True):
+            for k, block in enumerate(row):
+                whole[:, k * step : k * step + across] = block
+        width = max(whole.shape[1] for whole in rows)
+        least = width / 14  # room for the row's name and bar beside a row of one filter's height
+        slots, y = [], 0.0
+        for i, (stage, whole) in enumerate(zip(stages, rows, strict=True)):
+            if i:  # other kernels than above are named anew
+                y += width * (0.06 if set(stage.labels) - set(stages[i - 1].labels) - {kernels.GLOBAL} else 0.015)
+            slots.append((y, max(len(whole), least)))
+            y += slots[-1][1]
+        return cls(stages, rows, slots, across, step, width, y, stages[0].kernels.shape[-1])
+
+    def tops(self) -> list[float]:
+        """The largest magnitude in each row."""
+        return [float(np.nanmax(np.abs(row))) for row in self.rows]
+
+    def place(self, i: int) -> tuple[float, float]:
+        """Top and bottom of row i, in the middle of its slot."""
+        (y, slot), high = self.slots[i], len(self.rows[i])
+        return y + (slot - high) / 2, y + (slot + high) / 2
+
+    def draw(self, axis: Axes, shared: bool, names: Sequence[str]) -> None:
+        """All rows, with lines between filters, names, and colour bars at the right."""
+        images = self.draw_rows(axis, shared)
+        lines: list[list[tuple[float, float]]] = []
+        for i, stage in enumerate(self.stages):
+            head, foot = self.place(i)
+            for x in range(0, len(stage.labels) * self.step, self.step):
+                lines += [[(x + at, head), (x + at, foot)] for at in range(0, self.across + 1, self.size)]
+                down = range(0, len(self.rows[i]) + 1, self.size)
+                lines += [[(x, head + at), (x + self.across, head + at)] for at in down]
+        thin = min(0.35, 12 / self.across)
+        axis.add_collection(LineCollection(lines, colors="0.55", linewidths=thin, clip_on=False), autolim=False)
+        self.name_rows(axis, names)
+        self._draw_bars(axis, images, shared)
+        axis.set_xlabel(IN_MOSAIC)
+
+    def draw_rows(self, axis: Axes, shared: bool) -> list[AxesImage]:
+        """The rows as images, on one colour scale or each on its own."""
+        images, tops = [], self.tops()
+        for i, (row, top) in enumerate(zip(self.rows, tops, strict=True)):
+            limit = (max(tops) if shared else top) or 1.0
+            head, foot = self.place(i)
+            extent = (0, row.shape[1], foot, head)
+            images.append(axis.imshow(row, extent=extent, cmap=SIGNED, vmin=-limit, vmax=limit))
+        axis.set(xlim=(0, self.width), ylim=(self.height, 0), xticks=[])
+        return images
+
+    def name_rows(self, axis: Axes, names: Sequence[str]) -> None:
+        """Names of the rows (none: no names) at the left, each kernel's above the first row in which it appears."""
+        axis.set_yticks([y + slot / 2 for y, slot in self.slots] if names else [], names)
+        bare(axis)
+        named: set[str] = set()
+        for i, stage in enumerate(self.stages):
+            for k, label in enumerate(stage.labels):
+                if label not in named:
+                    where, text = (k * self.step + self.across / 2, self.place(i)[0]), label.replace(" (", "\n(")
+                    axis.annotate(text, where, (0, 3), textcoords="offset points", ha="center", fontsize=8)
+            named |= set(stage.labels)
+
+    def _draw_bars(self, axis: Axes, images: Sequence[AxesImage], shared: bool) -> None:
+        """One bar for all rows, or one beside each."""
+        spans = [(0.0, self.height)] if shared else self.slots
+        for image, (y, high) in zip(images, spans, strict=False):
+            part = (1.02, 1 - (y + high) / self.height, 0.016, high / self.height)
+            limit = image.get_clim()[1]
+            bar = colour_bar(axis.inset_axes(part), image)
+            bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
+            low, _, high_end = bar.ax.get_yticklabels()  # kept inside: bars of neighbouring rows nearly touch
+            low.set_verticalalignment("bottom")
+            high_end.set_verticalalignment("top")
+            bar.ax.tick_params(labelsize=8)
+            if y == 0:
+                bar.ax.set_title("weight", fontsize=8, pad=4, loc="left")
+
+
+def _tiles(bank: kernels.Bank, outs: Channels, ins: Channels) -> Float[np.ndarray, "y x"]:
+    """The chosen filters of one kernel side by side."""
+    if outs is not None and len(bank) > 1:
+        bank = bank[_chosen("out_channels", outs, len(bank))]
+    if ins is not None:
+        bank = bank[:, _chosen("in_channels", ins, bank.shape[1])]
+    return rearrange(bank, "o i u v -> (o u) (i v)")
+
+
+def _chosen(what: str, channels: Sequence[int], n: int) -> list[int]:
+    return [check_index(what, channel, n) for channel in channels] or [check_index(what, -1, n)]
+
+
+# Size, likeness, frequency
+
+
+@styled
+def norm_steps(stages: Sequence[kernels.Stage], title: str = "") -> Figure:
+    """Frobenius norm of every kernel after each part of the layer, on a logarithmic axis."""
+    values, labels = kernels.norms(stages), max((stage.labels for stage in stages), key=len)
+    figure, (axis,) = side_by_side([4.95], 2.15, (0.75, 2.3, 0.1, 0.33), title=title)
+    for k, (label, heights) in enumerate(zip(labels, values.T, strict=True)):
+        x = np.arange(len(heights)) + (k - (len(labels) - 1) / 2) * 0.06  # beside each other where equal
+        axis.plot(x, heights, marker="o", markersize=5, linewidth=0.8, color=_colour(label), label=label)
+    axis.set(yscale="log", ylabel="Frobenius norm", xlim=(-0.4, len(stages) - 0.6))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(range(len(stages)), [stage.name for stage in stages])
+    axis.grid(visible=False, axis="x")
+    axis.legend(bbox_to_anchor=(1, 1), loc="upper left")
+    return figure
+
+
+@styled
+def layer_heatmap(values: Float[np.ndarray, "layers k"], labels: Sequence[str], quantity: str) -> Figure:
+    """A number per layer and kernel (`norms` of `final_stages`, `layer_movement`), as colour and as text."""
+    figure, (axis,) = side_by_side([6.95], 0.3 * len(labels), (1.75, 0.8, 0.1, 1.15))
+    top = float(np.nanmax(values)) or 1.0
+    power = 0 if 0.1 <= top < 100 else int(np.floor(np.log10(top)))
+    scale = 10.0**power
+    image = axis.imshow(values.T / scale, aspect="auto", cmap="viridis", vmin=0, vmax=top / scale)
+    write_numbers(axis, image, size=6.5)
+    axis.set_yticks(range(len(labels)), labels)
+    bare(axis)
+    _layer_ticks(axis)
+    colour_bar(beside(axis, 0.015), image, f"{quantity} (× 10$^{{{power}}}$)" if power else quantity)
+    return figure
+
+
+def _layer_ticks(axis: Axes) -> None:
+    axis.set_xticks(range(len(LAYERS)), LAYERS, rotation=90, fontsize=8)
+
+
+@styled
+def cosine_heatmaps(stages: Sequence[kernels.Stage], title: str = "") -> Figure:
+    """Cosine similarity between the kernels of one layer, a panel per stage."""
+    figure, axes = side_by_side([1.75] * len(stages), 1.75, (0.75, 0.9, 0.3, 0.75), 0.15, title)
+    for i, (axis, stage) in enumerate(zip(axes, stages, strict=True)):
+        image = axis.imshow(kernels.cosine(stage.kernels), cmap=SIGNED, vmin=-1, vmax=1)
+        write_numbers(axis, image)
+        names = _short(stage.labels)
+        axis.set_xticks(range(len(names)), names, rotation=90)
+        axis.set_yticks(range(len(names)), [] if i else names)
+        bare(axis, title=stage.name)
+    colour_bar(beside(axes[-1], 0.06), image, "cosine similarity")
+    return figure
+
+
+@styled
+def layer_cosine_heatmap(values: Float[np.ndarray, "layers layers"], title: str = "") -> Figure:
+    """Cosine similarity of one kernel between all layers (`layer_cosine`)."""
+    figure, (axis,) = side_by_side([4.2], 4.2, (1.2, 1.0, 0.05, 1.15), title=title)
+    image = axis.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
+    _layer_ticks(axis)
+    axis.set_yticks(range(len(LAYERS)), LAYERS, fontsize=8)
+    bare(axis)
+    colour_bar(beside(axis, 0.035), image, "cosine similarity")
+    return figure
+
+
+@styled
+def frequency_responses(
+    stage: kernels.Stage, pair: tuple[int, int] | None = None, n: int = 33, title: str = ""
+) -> Figure:
+    """|H| of every kernel: of one (output, input) channel pair, or root mean square over all of them (None).
+
+    The centre is the mean of the image, the rim its finest detail (0.5 cycles per pixel: every other pixel).
+    """
+    if pair is None:
+        responses = [kernels.bank_response(bank, n) for bank in stage.kernels]
+    else:
+        responses = [kernels.response(_tiles(bank, pair[:1], pair[1:]), n) for bank in stage.kernels]
+    figure, axes = side_by_side([1.5] * len(responses), 1.5, (0.65, 0.97, 0.45, 0.5), 0.12, title)
+    top = max(float(values.max()) for values in responses) or 1.0
+    edge = 0.5 + 0.5 / (n - 1)  # the outer pixels are centred on ±0.5
+    for i, (axis, values, label) in enumerate(zip(axes, responses, stage.labels, strict=True)):
+        image = axis.imshow(values, extent=(-edge, edge, edge, -edge), cmap="viridis", vmin=0, vmax=top)
+        axis.set(title=label.replace(" (", "\n("), ylabel="" if i else "down (cycles/pixel)")
+        axis.set_xticks((-0.5, 0, 0.5), ("" if i else "−0.5", "0", "0.5"))
+        axis.set_yticks((-0.5, 0, 0.5), ("", "", "") if i else ("−0.5", "0", "0.5"))
+        axis.set_xlabel("across (cycles/pixel)", fontsize=8)
+        axis.grid(visible=False)
+    colour_bar(beside(axes[-1], 0.06), image, "|H|, RMS over channels" if pair is None else "|H|")
+    return figure
+
+
+# Contributions
+
+SHARE, SIZE = "share ⟨t, y⟩ / ⟨y, y⟩", "size ‖t‖ / ‖y‖"
+
+
+@styled
+def contribution_panel(layer: kernels.Contributions, title: str = "") -> Figure:
+    """One layer: the share and the relative size of each term, and its share inside each window."""
+    n = len(layer.labels)
+    figure, (bars, table) = side_by_side([3.5, 3.1], 0.34 * n, (1.75, 0.9, 0.32, 0.5), 0.25, title)
+    y, colours = np.arange(n), [_colour(label) for label in layer.labels]
+    bars.barh(y - 0.19, layer.shares, 0.34, color=colours)
+    bars.barh(y + 0.19, layer.norms, 0.34, facecolor="none", edgecolor=colours, linewidth=1.2)
+    bars.axvline(0, color="black", linewidth=0.6)
+    bars.set_yticks(y, layer.labels)
+    bars.set(ylim=(n - 0.5, -0.5), xlabel="of the layer's output y")
+    bars.set_axisbelow(True)
+    bars.grid(visible=False, axis="y")
+    kinds = [Patch(color="0.4", label=SHARE), Patch(facecolor="none", edgecolor="0.4", label=SIZE)]
+    bars.legend(handles=kinds, ncols=2, fontsize=8, bbox_to_anchor=(0.5, 1), loc="lower center", borderpad=0.1)
+    top = max(float(np.abs(layer.window_shares).max()), 1.0)
+    image = table.imshow(layer.window_shares, aspect="auto", cmap=SIGNED, vmin=-top, vmax=top)
+    write_numbers(table, image)
+    table.set_xticks(
+        range(N_WINDOWS), [label.split(" (")[1].rstrip(")") for label in kernels.WINDOW_LABELS], fontsize=8
+    )
+    bare(table, yticks=[], xlabel="share inside this window")
+    colour_bar(beside(table, 0.03), image, "share")
+    return figure
+
+
+@styled
+def contribution_layers(layers: Sequence[kernels.Contributions], title: str = "") -> Figure:
+    """All layers: shares stacked to 1 (negative ones below 0), and the relative size of each term."""
+    x = np.arange(len(layers))
+    boxes = [(0.62, 2.83, 6.65, 1.68), (0.62, 1.15, 6.65, 1.49)]
+    figure, (above, below) = frame(WIDTH, 4.62, boxes, title)
+    up, down = np.zeros(len(layers)), np.zeros(len(layers))
+    for t, label in enumerate(layers[0].labels):
+        shares = np.array([layer.shares[t] for layer in layers])
+        above.bar(x, shares, 0.75, bottom=np.where(shares >= 0, up, down), color=_colour(label), label=label)
+        up, down = up + shares.clip(min=0), down + shares.clip(max=0)
+        sizes = [layer.norms[t] for layer in layers]
+        below.plot(x, sizes, marker="o", markersize=3.5, linewidth=1, color=_colour(label))
+    above.axhline(1, color="black", linewidth=0.6, linestyle=":")
+    above.axhline(0, color="black", linewidth=0.6)
+    above.set(ylabel=SHARE, xticks=[])
+    above.legend(bbox_to_anchor=(1.01, 1), loc="upper left")
+    below.set(ylabel=SIZE, ylim=(0, None))
+    _layer_ticks(below)
+    for axis in (above, below):
+        axis.set_xlim(-0.6, len(layers) - 0.4)
+        axis.set_axisbelow(True)
+        axis.grid(visible=False, axis="x")
+    return figure
