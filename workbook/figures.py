@@ -16,7 +16,7 @@ from ka.evaluation import LinearInjection, Method, Network, upsampled
 from ka.files import write_bytes
 from ka.models.checkpoints import load_checkpoint
 from workbook.audit import figures as audit_figures
-from workbook.diagrams import diagrams
+from workbook.diagrams.overview import all_diagrams
 from workbook.documents import BASELINE, DOCUMENTS, document
 from workbook.explorer.catalog import shipped
 from workbook.paths import ROOT
@@ -40,7 +40,7 @@ def files() -> dict[str, Encode]:
 
 def _diagrams() -> Iterator[tuple[str, Encode]]:
     for language, kinds in (("en", ("svg", "pdf", "png")), ("zh", ("svg",))):
-        for name, draw in diagrams.all_diagrams(language).items():
+        for name, draw in all_diagrams(language).items():
             yield from _kinds(f"diagrams/{name}", draw, kinds)
 
 

@@ -1,0 +1,243 @@
+"""The KA layer of a variant, drawn from its parts: one column (88 mm) wide."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from ka.errors import KAError
+from ka.models.counts import count_parameters
+from ka.models.variants import Variant
+from workbook.diagrams.parts import SLOTS, Part, State, chain, fresh_model, shape
+from workbook.diagrams.sheet import GAP, INDENT, ONE_COLUMN, SLOT, TITLE, WHITE, WIRE, Sheet
+from workbook.style import styled
+
+# Inches.
+IMAGE_X = 0.12
+LEFT, RIGHT = (0.32, 2.04), (2.16, 3.42)
+END = 0.2  # height of input and output
+LAYER_HEIGHT = 6.26
+
+
+def layer(row: Variant, dim: int = 48, language: str = "en") -> Figure:
+    """The KA layer of a variant, top to bottom, one column (88 mm) wide.
+
+    Left lane: the window kernels; right lane: the global kernel; thick line: the feature map. Boxes in place of
+    which a dashed outline stands are parts that the variant lacks.
+
+    Args:
+        row: the variant, of the table or not.
+        dim: embedding width C; the layer has c = C/2 channels.
+        language: `en` or `zh`.
+
+    Raises:
+        KAError: unknown language, no font for it, or a `dim` that cannot be built.
+    """
+    return layers([row], dim, language, columns=1)
+
+
+@styled
+def layers(rows: Sequence[Variant], dim: int = 48, language: str = "en", columns: int = 4) -> Figure:
+    """The KA layers of several variants on one sheet, `columns` side by side, each as `layer` draws it.
+
+    Raises:
+        KAError: no rows; else as `layer`.
+    """
+    if not rows:
+        raise KAError("no variant to draw; give at least one row of ka.VARIANTS")
+    across = min(columns, len(rows))
+    down = -(-len(rows) // across)
+    sheet = Sheet(across * ONE_COLUMN, down * LAYER_HEIGHT, language)
+    for i, row in enumerate(rows):
+        _draw_layer(sheet, row, dim, (i % across) * ONE_COLUMN, (i // across) * LAYER_HEIGHT)
+    return sheet.figure
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A part where it is drawn: a box from `top` to `bottom`."""
+
+    part: Part
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    @property
+    def middle(self) -> float:
+        return (self.top + self.bottom) / 2
+
+
+def _place(parts: Sequence[Part], x: float, y: float) -> tuple[list[_Placed], float]:
+    """Parts on the grid, the first slot's top at `y`; and where the last slot ends."""
+    spans = {"windows": LEFT, "global": RIGHT, "both": (LEFT[0], RIGHT[1])}
+    rows: list[list[Part]] = []
+    for part in parts:
+        # Second convolutions by window kernels stand one below the other; the global kernel's spans both rows.
+        same = rows and rows[-1][-1].slot == part.slot and rows[-1][-1].lane != part.lane
+        if same:
+            rows[-1].append(part)
+        else:
+            rows.append([part])
+    placed = []
+    for i, row in enumerate(rows):
+        top = y + i * (SLOT + GAP)
+        for part in row:
+            left, right = spans[part.lane]
+            tall = part.slot == "second convolution" and part.lane == "global"
+            start = top - SLOT - GAP if tall else top
+            placed.append(_Placed(part, x + left, x + right, start, top + SLOT))
+    return placed, y + len(rows) * (SLOT + GAP) - GAP
+
+
+def _draw_layer(sheet: Sheet, row: Variant, dim: int, x: float, y: float) -> None:
+    say, c = sheet.say, dim // 2
+    model = count_parameters(fresh_model(row, dim))
+    parts = chain(row, dim, say.language)
+    own = sum(part.parameters for part in parts)
+    if not row.has_ka:
+        note = say("no KA branch: window attention on all {dim} channels", dim=dim)
+    elif row.kernels == "identity":
+        note = say("as run, it returns its input")
+    elif row.adaptive:
+        note = say("its kernels differ from image to image (axis b)")
+    elif row.n_windows == 1:
+        note = say("its kernel is the same for every image")
+    else:
+        note = say("its kernels are the same for every image")
+    head = say("{name}: Kernel Attention layer, c = {c}", name=row.name, c=c)
+    counted = say("live parameters: {layer:,} in this layer, {model:,} in the model", layer=own, model=model)
+    sheet.write(f"{row.name}.head", x + 0.04, y + 0.1, head, TITLE + 1, weight="bold")
+    sheet.write(f"{row.name}.counted", x + 0.04, y + 0.24, counted)
+    sheet.write(f"{row.name}.note", x + 0.04, y + 0.36, note)
+
+    top = y + 0.46
+    state: State = "present" if row.has_ka else "absent"
+    first = top + END + GAP
+    placed, end = _place(parts, x, first)
+    out = end + GAP
+    image = shape("b c h w", dim)
+    for name, at in (("input, after LN1" if row.layernorm else "input, without LN1", top), ("output", out)):
+        sheet.box(f"{row.name}.{name}", state, x + 0.04, x + RIGHT[1], at, END, WHITE, say(name), number=image)
+    _legend(sheet, row.name, x + RIGHT[0] + 0.02, top + END + 0.1)
+    for spot in placed:
+        part = spot.part
+        sheet.box(
+            f"{row.name}.{part.slot}.{part.lane}.{spot.top - y:.2f}",
+            "present" if part.present else "absent",
+            spot.left,
+            spot.right,
+            spot.top,
+            spot.bottom - spot.top,
+            SLOTS[part.slot],
+            part.title,
+            part.detail,
+            f"{part.parameters:,}" if part.parameters else "",
+            INDENT,
+        )
+    if row.has_ka:
+        wiring = _Wiring(sheet, row, dim, placed, x, top + END, out)
+        wiring.image()
+        wiring.kernels()
+        wiring.maps()
+
+
+@dataclass(frozen=True)
+class _Wiring:
+    """A KA layer whose boxes are placed, and the arrows between them.
+
+    Attributes:
+        placed: its parts, present and absent.
+        x: left edge of the layer.
+        start, out: bottom of the input's box, top of the output's.
+    """
+
+    sheet: Sheet
+    row: Variant
+    dim: int
+    placed: Sequence[_Placed]
+    x: float
+    start: float
+    out: float
+
+    def present(self, *slots: str) -> list[_Placed]:
+        return [at for at in self.placed if at.part.present and at.part.slot in slots]
+
+    def lane_x(self, lane: str) -> float:
+        return self.x + (RIGHT if lane == "global" else LEFT)[0] + WIRE
+
+    def label(self, at: _Placed, lane: str, bottom: float) -> None:
+        """The shape of what leaves a part."""
+        tag = f"{self.row.name}.shape.{at.part.slot}.{lane}"
+        self.sheet.number(tag, self.lane_x(lane) + 0.07, bottom + GAP / 2, at.part.shape[lane])
+
+    def image(self) -> None:
+        """The image, past every part that looks at it."""
+        looks = self.present("reweighting", "second convolution")
+        if self.row.kernels == "pooled":
+            looks += self.present("window kernels")
+        x = self.x + IMAGE_X
+        last = max((at.middle for at in looks), default=self.out)
+        if not looks:
+            self.sheet.wire([(x, self.start), (x, last)], image=True)
+        for at in looks:
+            if at.middle < last:
+                self.sheet.wire([(x, at.middle), (at.left, at.middle)], image=True)
+                self.sheet.dot(x, at.middle, image=True)
+            else:
+                self.sheet.wire([(x, self.start), (x, last), (at.left, last)], image=True)
+
+    def kernels(self) -> None:
+        """Kernels down their lanes; those of the windows feed the global kernel from the side."""
+        x = self.lane_x("windows")
+        feeds = self.present("global kernel, raw", "global kernel, attended")
+        axes = "b c n·c k k" if self.row.adaptive else "c n·c k k"
+        joined = shape(axes, self.dim, n_windows=self.row.n_windows, size=self.row.size)
+        for at in feeds:
+            self.sheet.wire([(x, at.middle), (at.left, at.middle)], image=False)
+            self.sheet.number(f"{self.row.name}.shape.{at.part.slot}.joined", x + 0.07, at.middle - 0.075, joined)
+        self._lane("windows", feeds)
+        self._lane("global", [])
+        for at in feeds:
+            self.sheet.dot(x, at.middle, image=False)
+
+    def _lane(self, lane: str, feeds: Sequence[_Placed]) -> None:
+        """Arrows from part to part; without a second convolution to go to, the last ends where it feeds."""
+        before = [slot for slot in SLOTS if slot not in ("second convolution", "fusion", "GELU")]
+        stops = [at for at in self.present(*before) if at.part.lane in (lane, "both")]
+        ends = [(at.top, True) for at in self.present("second convolution") if at.part.lane == lane]
+        targets = [(at.top, True) for at in stops[1:]] + (ends or [(at.middle, False) for at in feeds])[:1]
+        x = self.lane_x(lane)
+        for at, (y, arrow) in zip(stops, targets, strict=False):
+            self.sheet.wire([(x, at.bottom), (x, y)], image=False, arrow=arrow, bridge=True)
+        for at in stops:
+            self.label(at, lane, at.bottom)
+
+    def maps(self) -> None:
+        """Feature maps from the second convolution to the output."""
+        second = [at for at in self.placed if at.part.slot == "second convolution"]
+        after = self.present("fusion", "GELU")
+        tops = [*(at.top for at in after), self.out]
+        for at in second:
+            if at.part.present:
+                x = self.lane_x(at.part.lane)
+                self.sheet.wire([(x, at.bottom), (x, tops[0])], image=True, bridge=True)
+                self.label(at, at.part.lane, max(other.bottom for other in second))
+        x = self.lane_x("windows")
+        for at, y in zip(after, tops[1:], strict=True):
+            self.sheet.wire([(x, at.bottom), (x, y)], image=True)
+            self.label(at, "windows", at.bottom)
+
+
+def _legend(sheet: Sheet, name: str, x: float, y: float) -> None:
+    """In the right lane's free corner, above the first global kernel."""
+    states: tuple[tuple[str, State], ...] = (("part of this variant", "present"), ("part it lacks", "absent"))
+    for i, (text, state) in enumerate(states):
+        at = y + i * 0.135
+        sheet.sample(state, x, at)
+        sheet.write(f"{name}.legend.{state}", x + 0.27, at, sheet.say(text))
+    for i, (text, image) in enumerate((("feature map", True), ("kernels", False))):
+        at = y + (i + 2) * 0.135
+        sheet.wire([(x, at), (x + 0.2, at)], image=image)
+        sheet.write(f"{name}.legend.{text}", x + 0.27, at, sheet.say(text))
+    sheet.write(f"{name}.legend.count", x, y + 4 * 0.135, sheet.say("right: live parameters"))

@@ -1,0 +1,261 @@
+"""The network of a variant, a SaR block in it, and a layer in that: two columns (182 mm) wide."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from matplotlib.figure import Figure
+
+from ka.models.counts import count_parameters
+from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS
+from ka.models.variants import Variant
+from workbook.diagrams.parts import State, fresh_model, shape
+from workbook.diagrams.sheet import BLACK, INDENT, SLOT, TITLE, TWO_COLUMNS, WHITE, WIRE, Sheet
+from workbook.style import styled
+
+TOP, BOTTOM = 0.6, 5.44  # of the three panels
+LOW, PLUS, BLOCK = 0.2, 0.14, 0.62  # heights: a box with one line, a sum, a PSRT block
+SKIP = 0.22  # left margin of a panel, where the shortcut runs
+GREEN, BLUE, ORANGE, PURPLE, SKY, VERMILLION = "#009E73", "#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00"
+
+
+@styled
+def backbone(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, n_msi: int = 3) -> Figure:
+    """The network of a variant, a SaR block in it, and a layer in that: two columns (182 mm) wide.
+
+    Shuffle, KA branch and the split around it stand as dashed outlines where the row lacks them.
+
+    Args:
+        row: the variant, of the table or not.
+        dim: embedding width C, a multiple of 8.
+        language: `en` or `zh`.
+        n_bands: bands of the LR-HSI.
+        n_msi: bands of the HR-MSI.
+
+    Raises:
+        KAError: unknown language, no font for it, or a size that cannot be built.
+    """
+    model = fresh_model(row, dim, n_bands, n_msi)
+    sheet = Sheet(TWO_COLUMNS, 5.5, language)
+    say = sheet.say
+    head = "PSRT with KA ({name}), shuffle: {shuffle}" if row.has_ka else "PSRT, no KA, shuffle: {shuffle}"
+    title = say(head, name=row.name, shuffle=say(row.shuffle))
+    sheet.write("head", 0.06, 0.1, title, TITLE + 1, "bold")
+    counted = say("{model:,} live parameters; of each part at its right", model=count_parameters(model))
+    sheet.write("counted", 0.06, 0.24, counted)
+    _draw_network(sheet, model, 0.06, 2.36)
+    _draw_sar(sheet, model, 2.58, 4.36)
+    _draw_inside(sheet, model, 4.58, 7.10)
+    return sheet.figure
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A box on a panel's main wire.
+
+    Attributes:
+        leaves: shape of what leaves it.
+        wide: whether it starts at the panel's left edge, over the shortcut's wire.
+        right: where it ends, if not at the panel's right edge.
+        line: the line of its text at whose right `number` stands.
+    """
+
+    name: str
+    title: str
+    leaves: str
+    colour: str = WHITE
+    detail: str = ""
+    number: str = ""
+    present: bool = True
+    height: float = LOW
+    wide: bool = False
+    right: float | None = None
+    line: int = 0
+
+
+class _Panel:
+    """Steps from top to bottom, joined by one wire that passes the absent ones."""
+
+    def __init__(self, sheet: Sheet, tag: str, title: str, left: float, right: float, steps: Sequence[_Step]) -> None:
+        self.sheet, self.tag, self.left, self.right = sheet, tag, left, right
+        self.edge, self.wire_x, self.skip_x = left + SKIP, left + SKIP + WIRE, left + 0.1
+        self.gap = (BOTTOM - TOP - sum(step.height for step in steps)) / (len(steps) - 1)
+        self.top: dict[str, float] = {}
+        self.bottom: dict[str, float] = {}
+        sheet.write(f"{tag}.head", left, 0.46, title, TITLE, "bold")
+        y, before = TOP, None
+        for step in steps:
+            self.top[step.name], self.bottom[step.name] = y, y + step.height
+            self._box(step)
+            if step.present:
+                if before is not None:
+                    self.arrow(before.name, step.name, before.leaves)
+                before = step
+            y += step.height + self.gap
+
+    def _box(self, step: _Step) -> None:
+        top = self.top[step.name]
+        state: State = "present" if step.present else "absent"
+        if step.name.startswith("sum"):
+            self.sheet.plus(f"present.{self.tag}.{step.name}", self.wire_x, top + PLUS / 2)
+            return
+        left = self.left if step.wide else self.edge
+        right = step.right or self.right
+        self.sheet.box(
+            f"{self.tag}.{step.name}",
+            state,
+            left,
+            right,
+            top,
+            step.height,
+            step.colour,
+            step.title,
+            step.detail,
+            step.number,
+            0.06 if step.wide or step.right else INDENT,
+            number_line=step.line,
+        )
+
+    def arrow(self, source: str, target: str, label: str, x: float | None = None) -> None:
+        """From the bottom of a step to the top of another, a shape beside its end."""
+        x = self.wire_x if x is None else x
+        self.sheet.wire([(x, self.bottom[source]), (x, self.top[target])], image=True)
+        y = self.top[target] - self.gap / 2
+        self.sheet.number(f"{self.tag}.shape.{source}.{target}.{x:.2f}", x + 0.07, y, label)
+
+    def shortcut(self, start: float, end: str, fork: bool = False) -> None:
+        """A residual connection, down the left margin to a sum; from the main wire if `fork`."""
+        y = self.top[end] + PLUS / 2
+        path = [(self.skip_x, start), (self.skip_x, y), (self.wire_x - PLUS / 2, y)]
+        self.sheet.wire([(self.wire_x, start), *path] if fork else path, image=True)
+        if fork:
+            self.sheet.dot(self.wire_x, start, image=True)
+
+
+def _draw_network(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
+    """Panel (a): from `up` and `msi` to the sharp image."""
+    say = sheet.say
+    sizes = partial(shape, dim=model.dim, n_bands=model.n_bands, n_msi=model.n_msi)
+    bands, body = sizes("b s h w"), sizes("b h w C")
+    side = right - 0.98  # left edge of msi
+    steps = [
+        _Step("up", say("up: LR-HSI"), bands, wide=True, right=side - 0.08),
+        _Step("concatenate", say("concatenate"), sizes("b s+m h w"), BLACK),
+        _Step("head", say("head: conv 3×3"), sizes("b C h w"), VERMILLION, number=_count(model.head)),
+        *(_Step(f"block{i}", "", body, height=BLOCK) for i in range(N_BLOCKS)),
+        _Step("tail", say("tail: conv 3×3"), bands, VERMILLION, number=_count(model.tail)),
+        _Step("LeakyReLU", "LeakyReLU(0.2)", bands, BLACK),
+        _Step("sum", "", bands, height=PLUS),
+        _Step("out", say("sharp image"), bands),
+    ]
+    panel = _Panel(sheet, "a", say("(a) PSRT"), left, right, steps)
+    panel.shortcut(panel.bottom["up"], "sum")
+    sheet.box("a.msi", "present", side, right, panel.top["up"], LOW, WHITE, say("msi: HR-MSI"))
+    panel.arrow("up", "concatenate", sizes("b m h w"), side + WIRE)
+    pitch = (right - panel.edge) / len(WINDOWS)
+    for i, block in enumerate(model.blocks):
+        tag, top = f"a.block{i}", panel.top[f"block{i}"]
+        title = say("PSRT block {i}", i=i + 1)
+        sheet.write(f"present.{tag}.0", panel.edge + 0.06, top + 0.1, title, TITLE, "bold")
+        sheet.number(f"present.{tag}.number", right - 0.04, top + 0.1, _count(block), ha="right")
+        for j, window in enumerate(WINDOWS):
+            start, end = panel.edge + j * pitch + 0.06, panel.edge + (j + 1) * pitch - 0.06
+            name = f"a.sar{i}-{j}"
+            width = f"w = {window}"
+            sheet.box(name, "present", start, end, top + 0.22, 0.32, GREEN, say("SaR"), width, centred=True)
+            if j:
+                sheet.wire([(start - 0.12, top + 0.38), (start, top + 0.38)], image=True)
+
+
+def _draw_sar(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
+    """Panel (b): three layers and the shuffle around the second."""
+    say, row = sheet.say, model.row
+    image = shape("b h w C", model.dim)
+    aligned = row.shuffle == "aligned"
+    kind = say("window attention, KA, MLP" if row.has_ka else "window attention, MLP")
+    moved = say("shuffle is inside, see (c)") if row.shuffle == "misaligned" else kind
+
+    def a_layer(i: int, detail: str) -> _Step:
+        name, count = say("layer L{i}", i=i), _count(model.layers()[i - 1])
+        return _Step(f"L{i}", name, image, GREEN, detail, count, height=SLOT)
+
+    def mover(name: str, absent: str) -> _Step:
+        detail = say("cells of w/2") if aligned else ""
+        return _Step(name, say(name if aligned else absent), image, ORANGE, detail, present=aligned, height=SLOT)
+
+    steps = [
+        _Step("in", say("input"), image, wide=True),
+        a_layer(1, kind),
+        mover("shuffle", "no shuffle"),
+        a_layer(2, moved),
+        mover("unshuffle", "no unshuffle"),
+        a_layer(3, moved),
+        _Step("sum", "", image, height=PLUS),
+        _Step("out", say("output"), image, wide=True),
+    ]
+    title = say("(b) SaR block, w = {windows}", windows=", ".join(map(str, WINDOWS)))
+    panel = _Panel(sheet, "b", title, left, right, steps)
+    panel.shortcut(panel.bottom["in"], "sum")
+
+
+def _draw_inside(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
+    """Panel (c): a layer, window attention beside KA, then the MLP."""
+    say, row, dim, real = sheet.say, model.row, model.dim, model.layers()[0]
+    moves, splits = row.shuffle == "misaligned", row.has_ka
+    image, branch = shape("b h w C", dim), shape("b c h w", dim)
+    half = shape("b h w c", dim) if splits else image
+    middle = (left + SKIP + right) / 2
+    heads, width = real.attn.heads, real.attn.proj.in_features
+    tokens = f"{say('{heads} heads × {d}', heads=heads, d=width // heads)}\n{say('w × w tokens')}"
+    steps = [
+        _Step("in", say("input"), image, wide=True),
+        _Step("LN1", "LN1", image, ORANGE, number=_count(real.norm1)),
+        _Step(
+            "move",
+            say("pixels move" if moves else "pixels do not move here"),
+            image,
+            VERMILLION,
+            say("shuffle in L2, unshuffle in L3") if moves else "",
+            present=moves,
+            height=SLOT,
+        ),
+        _Step("split", say("split channels" if splits else "no split"), half, BLACK, present=splits),
+        _Step(
+            "attention",
+            say("window attention"),
+            half,
+            BLUE,
+            tokens,
+            _count(real.attn),
+            height=0.46,
+            right=middle - 0.04,
+            line=2,
+        ),
+        _Step("concatenate", say("concatenate" if splits else "no concatenation"), image, BLACK, present=splits),
+        _Step("sum1", "", image, height=PLUS),
+        _Step("LN2", "LN2", image, ORANGE, number=_count(real.norm2)),
+        _Step(
+            "MLP", "MLP", image, SKY, f"{dim} → {real.mlp.fc1.out_features} → {dim}, GELU", _count(real.mlp),
+            height=SLOT,
+        ),
+        _Step("sum2", "", image, height=PLUS),
+        _Step("out", say("output"), image, wide=True),
+    ]  # fmt: skip
+    panel = _Panel(sheet, "c", say("(c) layer: L1, L2 and L3"), left, right, steps)
+    panel.shortcut(panel.bottom["in"], "sum1")
+    panel.shortcut(panel.bottom["sum1"] + panel.gap * 0.25, "sum2", fork=True)
+    if moves:
+        y = panel.top["sum1"] + PLUS / 2
+        sheet.write("c.misaligned", panel.wire_x + 0.14, y, say("added to pixels that did not move"))
+    top, start = panel.top["attention"], middle + 0.04
+    if real.ka is None:
+        sheet.box("c.KA", "absent", start, right, top, 0.46, PURPLE, say("no KA"), indent=INDENT)
+        return
+    sheet.box("c.KA", "present", start, right, top, 0.46, PURPLE, "KA", row.name, _count(real.ka))
+    panel.arrow("split", "attention", branch, start + WIRE)
+    panel.arrow("attention", "concatenate", branch, start + WIRE)
+
+
+def _count(module: torch.nn.Module) -> str:
+    return f"{count_parameters(module):,}"

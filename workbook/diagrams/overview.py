@@ -1,0 +1,128 @@
+"""Variants side by side, a row each, and every diagram by name: what `make figures` draws.
+
+Nothing in this folder knows a variant by name: `parts.chain` turns a row of the table into parts on one fixed grid of
+slots, and the figures draw what it says. A part that a row lacks keeps its place as a dashed outline, so that diagrams
+of two variants differ exactly where the variants do. Shapes follow from `dim`; parameters are counted on real modules.
+Sizes are for print: no text is below 6 pt.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from ka.errors import KAError
+from ka.models.counts import count_parameters
+from ka.models.variants import VARIANTS, Variant, variant
+from workbook.diagrams.ka_layer import layer
+from workbook.diagrams.network import backbone
+from workbook.diagrams.parts import SLOTS, State, chain, fresh_model
+from workbook.diagrams.sheet import PAGE, TEXT, TITLE, TWO_COLUMNS, Sheet
+from workbook.diagrams.words import Words
+from workbook.style import styled
+
+#: The study's eleven.
+STUDY = tuple(f"kav{i}" for i in range(1, 12))
+
+HEADS = {
+    "window kernels": "window\nkernels",
+    "reweighting": "re-\nweight",
+    "global kernel, raw": "global,\nraw",
+    "SA": "kernel\nSA",
+    "global kernel, attended": "global,\nafter SA",
+    "SE": "SE",
+    "widening": "widen",
+    "second convolution": "2nd conv\non",
+    "fusion": "fusion",
+    "GELU": "GELU",
+}
+
+
+@styled
+def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figure:
+    """Variants side by side: a row each, a column per slot of the KA layer, and live parameters.
+
+    A filled cell holds the part's setting; a dashed outline stands for a part that the variant lacks.
+
+    Args:
+        names: keys of `ka.VARIANTS`, top to bottom.
+        dim: embedding width C.
+        language: `en` or `zh`.
+
+    Raises:
+        KAError: no names, an unknown one, unknown language, no font for it, or a `dim` that cannot be built.
+    """
+    rows = [variant(name) for name in names]
+    if not rows:
+        raise KAError("no variant to draw; give at least one name of ka.VARIANTS")
+    label, count, head = 0.06 + 0.055 * max(map(len, names)), 0.62, 0.36
+    pitch = min(0.3, (PAGE - head - 0.06) / len(rows))
+    cell = min(0.25, pitch - 0.025)
+    columns = ["shuffle", *SLOTS]
+    step = (TWO_COLUMNS - 0.08 - label - count) / len(columns)
+    sheet = Sheet(TWO_COLUMNS, head + pitch * len(rows) + 0.06, language)
+    say = sheet.say
+    for j, column in enumerate(columns):
+        centre = 0.04 + label + (j + 0.5) * step
+        text = say("shuffle") if column == "shuffle" else say(HEADS[column])
+        sheet.write(f"head.{column}", centre, head / 2, text, TEXT, "bold", ha="center")
+    end = TWO_COLUMNS - 0.04
+    sheet.write("head.live", end, head / 2, say("live\nparameters"), TEXT, "bold", ha="right")
+    for i, row in enumerate(rows):
+        top = head + i * pitch
+        middle = top + cell / 2
+        sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
+        shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
+        texts = {"shuffle": shuffled} | _settings(row, dim, language)
+        whys = {"": say("no KA"), "identity": say("identity")}
+        for j, column in enumerate(columns):
+            start = 0.04 + label + j * step
+            state: State = "present" if texts[column] else "absent"
+            colour = SLOTS.get(column, "#000000")
+            gid = f"{row.name}.{column}"
+            sheet.cell(
+                gid,
+                state,
+                start + 0.02,
+                start + step - 0.02,
+                top,
+                cell,
+                colour,
+                texts[column] or (whys.get(row.kernels, "") if column == "window kernels" else ""),
+            )
+        live = count_parameters(fresh_model(row, dim))
+        sheet.number(f"{row.name}.live", end, middle, f"{live:,}", ha="right")
+    return sheet.figure
+
+
+def _settings(row: Variant, dim: int, language: str) -> dict[str, str]:
+    """The setting of every slot in a word or two, "" where the row lacks it."""
+    settings = dict.fromkeys(SLOTS, "")
+    for part in chain(row, dim, language):
+        settings[part.slot] = settings[part.slot] or part.short
+    return settings
+
+
+def all_diagrams(language: str = "en") -> dict[str, Callable[[], Figure]]:
+    """Every diagram by name: what `make figures` draws and saves.
+
+    Both overviews, a backbone for every way to shuffle, with KA and without (named after the first row that has it),
+    and the KA layer of every row that has one. Names end in `_zh` for Chinese.
+
+    Raises:
+        KAError: unknown language.
+    """
+    end = "" if Words(language).language == "en" else f"_{language}"
+    drawn: dict[str, Callable[[], Figure]] = {
+        f"overview_study{end}": partial(overview, STUDY, language=language),
+        f"overview_all{end}": partial(overview, list(VARIANTS), language=language),
+    }
+    bodies: dict[tuple[str, bool], Variant] = {}
+    for row in VARIANTS.values():
+        bodies.setdefault((row.shuffle, row.has_ka), row)
+    for row in bodies.values():
+        drawn[f"backbone_{row.name}{end}"] = partial(backbone, row, language=language)
+    for row in VARIANTS.values():
+        if row.has_ka:
+            drawn[f"layer_{row.name}{end}"] = partial(layer, row, language=language)
+    return drawn

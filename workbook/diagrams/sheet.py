@@ -1,0 +1,178 @@
+"""A sheet in inches, and the few shapes that diagrams are made of: boxes, cells, wires, sums."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, FancyBboxPatch, Polygon
+
+from workbook.diagrams.parts import State
+from workbook.diagrams.words import Words
+
+ONE_COLUMN, TWO_COLUMNS, PAGE = 3.46, 7.16, 9.45  # inches: two widths, the height of a page
+
+TITLE, TEXT = 6.8, 6.2  # pt
+LINE = 0.132  # inches from one line of a box to the next
+WHITE, BLACK, GREY = "#FFFFFF", "#000000", "#6E6E6E"  # grey: 5:1 on white
+MAP, KERNEL = "#0072B2", "#000000"  # of wires
+WIRE = 0.09  # of a lane, from its left edge
+INDENT = 0.17  # of text, where a wire runs through its box
+SLOT, GAP = 0.30, 0.165  # height of a box of two lines, and the room to the next
+
+
+class Sheet:
+    """A figure in inches from its top left corner, and the few shapes that diagrams are made of.
+
+    What is drawn carries a gid, `state.diagram.part…`, so that a test can read the figure.
+    """
+
+    def __init__(self, width: float, height: float, language: str) -> None:
+        self.say = Words(language)
+        self._font = self.say.font()
+        self.figure = Figure(figsize=(width, height))
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
+        self.axes.set_axis_off()
+
+    def write(
+        self, gid: str, x: float, y: float, text: str, size: float = TEXT, weight: str = "normal", **style: Any
+    ) -> None:
+        self._text(gid, x, y, text, FontProperties(**({"weight": weight} | self._font), size=size), style)
+
+    def number(self, gid: str, x: float, y: float, text: str, **style: Any) -> None:
+        """A shape or a count: in the style's own font in every language (Chinese fonts have a wide "·")."""
+        self._text(gid, x, y, text, FontProperties(size=TEXT), style)
+
+    def _text(self, gid: str, x: float, y: float, text: str, font: FontProperties, style: dict[str, Any]) -> None:
+        plain: dict[str, Any] = {"va": "center", "ha": "left", "zorder": 5, "linespacing": 1.1}
+        self.axes.text(x, y, text, fontproperties=font, gid=_gid(gid), **(plain | style))
+
+    def box(
+        self,
+        gid: str,
+        state: State,
+        left: float,
+        right: float,
+        top: float,
+        height: float,
+        colour: str,
+        title: str = "",
+        detail: str = "",
+        number: str = "",
+        indent: float = 0.06,
+        centred: bool = False,
+        number_line: int = 0,
+    ) -> None:
+        """A part: filled where present, a dashed outline where absent. Title and lines of detail, and a count or
+        shape at the right of one of these lines."""
+        present = state == "present"
+        gid = f"{state}.{gid}"
+        self._outline(state, left, right, top, height, colour, gid)
+        colour = "black" if present else GREY
+        x, align = ((left + right) / 2, "center") if centred else (left + indent, "left")
+        lines = [title, *detail.splitlines()]
+        heights = [top + height / 2 + LINE * (i - (len(lines) - 1) / 2) for i in range(len(lines))]
+        for i, (line, y) in enumerate(zip(lines, heights, strict=True)):
+            bold = present and i == 0
+            size = TEXT if i else TITLE
+            if line:
+                self.write(f"{gid}.{i}", x, y, line, size, "bold" if bold else "normal", color=colour, ha=align)
+        if number:
+            self.number(f"{gid}.number", right - 0.04, heights[number_line], number, color=colour, ha="right")
+
+    def _outline(
+        self, state: State, left: float, right: float, top: float, height: float, colour: str, gid: str
+    ) -> None:
+        present = state == "present"
+        self.axes.add_patch(
+            FancyBboxPatch(
+                (left, top),
+                right - left,
+                height,
+                boxstyle="round,pad=0,rounding_size=0.03",
+                facecolor=_tint(colour) if present else "none",
+                edgecolor=_dark(colour) if present else GREY,
+                linewidth=1.0 if present else 0.7,
+                linestyle="-" if present else (0, (2.5, 2)),
+                zorder=3 if present else 1,
+                gid=_gid(gid),
+            )
+        )
+
+    def cell(
+        self, gid: str, state: State, left: float, right: float, top: float, height: float, colour: str, text: str
+    ) -> None:
+        """A part in a table: its setting in one or two lines, centred."""
+        gid = f"{state}.{gid}"
+        self._outline(state, left, right, top, height, colour, gid)
+        if text:
+            ink = "black" if state == "present" else GREY
+            middle = (left + right) / 2, top + height / 2
+            self.write(f"{gid}.0", *middle, text, ha="center", linespacing=1.0, color=ink)
+
+    def sample(self, state: State, x: float, y: float) -> None:
+        """An empty box, for a legend."""
+        self._outline(state, x, x + 0.2, y - 0.04, 0.08, "#000000", "legend")
+
+    def wire(
+        self, points: Sequence[tuple[float, float]], *, image: bool, arrow: bool = True, bridge: bool = False
+    ) -> None:
+        """A line through points: thick blue for feature maps, thin black for kernels.
+
+        A bridge leaves a gap in the wires under it.
+        """
+        colour, width = (MAP, 1.8) if image else (KERNEL, 0.9)
+        path = list(points)
+        if arrow:
+            (x0, y0), (x1, y1) = path[-2:]
+            length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
+            dx, dy = (x1 - x0) / length * 0.06, (y1 - y0) / length * 0.06
+            head = [(x1, y1), (x1 - dx - dy / 2, y1 - dy + dx / 2), (x1 - dx + dy / 2, y1 - dy - dx / 2)]
+            self.axes.add_patch(Polygon(head, facecolor=colour, edgecolor="none", zorder=4))
+            path[-1] = (x1 - dx, y1 - dy)
+        xs, ys = zip(*path, strict=True)
+        if bridge:
+            gap = Line2D(xs, ys, color="white", linewidth=width + 2.2, solid_capstyle="butt", zorder=2)
+            self.axes.add_line(gap)
+        self.axes.add_line(
+            Line2D(
+                xs,
+                ys,
+                color=colour,
+                linewidth=width,
+                solid_capstyle="butt",
+                solid_joinstyle="miter",
+                zorder=2,
+                gid="wire",
+            )
+        )
+
+    def dot(self, x: float, y: float, *, image: bool) -> None:
+        """Where a wire branches."""
+        self.axes.add_patch(Circle((x, y), 0.025, facecolor=MAP if image else KERNEL, edgecolor="none", zorder=4))
+
+    def plus(self, gid: str, x: float, y: float, radius: float = 0.07) -> None:
+        """A sum of the wires that meet in it."""
+        ring = Circle((x, y), radius, facecolor="white", edgecolor="black", linewidth=0.9, zorder=3, gid=_gid(gid))
+        self.axes.add_patch(ring)
+        arm = radius * 0.6
+        for xs, ys in (((x - arm, x + arm), (y, y)), ((x, x), (y - arm, y + arm))):
+            self.axes.add_line(Line2D(xs, ys, color="black", linewidth=0.9, zorder=4))
+
+
+def _gid(name: str) -> str:
+    """A name as an SVG id."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def _tint(colour: str) -> tuple[float, ...]:
+    """Light enough for black text."""
+    strength = 0.5 if colour == "#F0E442" else 0.12 if colour == "#000000" else 0.28
+    return tuple(1 - strength * (1 - value) for value in to_rgb(colour))
+
+
+def _dark(colour: str) -> tuple[float, ...]:
+    return (0.0, 0.0, 0.0) if colour == WHITE else tuple(0.8 * value for value in to_rgb(colour))
