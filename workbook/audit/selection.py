@@ -1,0 +1,114 @@
+"""Point 8: which weights the study kept; a small training at a constant rate, and what our loader refuses."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ka.data.scenes import Scene
+from ka.errors import KAError
+from ka.evaluation import Network, evaluate, upsampled
+from ka.models.checkpoints import load_checkpoint
+from ka.models.psrt import build
+from workbook.audit.trials import seeded
+from workbook.results.selection import called_best, running_mean
+from workbook.training.config import Config
+from workbook.training.devices import pick_device
+from workbook.training.scenes import Data
+from workbook.training.step import Step, start
+
+
+def constant_rate(config: Config, scenes: Data, every: int = 5) -> list[dict[str, float]]:
+    """Train in memory, without a run folder; every so many iterations, measure raw and averaged weights.
+
+    Args:
+        config: the run, so many `iterations` long; nothing of it is written.
+        scenes: `load_data(config)`, with validation scenes.
+        every: iterations between measurements.
+
+    Returns:
+        Per measurement: step, mean training loss since the last, validation PSNR (dB) of the raw weights (psnr) and of
+        the averaged ones (psnr_average).
+
+    Raises:
+        KAError: the configuration's length is in epochs, or it holds no validation scene out.
+    """
+    if config.iterations is None or not scenes.val:
+        raise KAError("this small training wants iterations and validation scenes; give iterations, not epochs")
+    state = start(config, scenes.train.n_bands, scenes.train.n_msi, pick_device(config.device))
+    one_step = Step(config, config.iterations, scenes.patches)
+    history = []
+    for step in range(every, config.iterations + 1, every):
+        losses = [one_step(state) for _ in range(every)]
+        raw, average = (
+            evaluate(Network(model.eval()), scenes.val, config.ratio, ["psnr"]).mean("psnr")
+            for model in (state.model, state.average)
+        )
+        history.append({"step": step, "loss": float(np.mean(losses)), "psnr": raw, "psnr_average": average})
+    return history
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the study's rule makes of the second half of a history, in dB where not a share.
+
+    `called_best`: share of the measurements that it calls "best". `below`: how far the worst of these lies below the
+    best raw weights so far. `tolerance`: how many times the late losses (last quarter) a loss can be and still be
+    called "best". `fall`, `fall_average`: largest fall of validation PSNR from one measurement to the next, of raw and
+    of averaged weights.
+    """
+
+    called_best: float
+    below: float
+    tolerance: float
+    fall: float
+    fall_average: float
+
+
+def selection(history: Sequence[Mapping[str, float]]) -> Selection:
+    """Judge a history of `constant_rate`.
+
+    A new loss lowers the mean of all losses if, and only if, it lies below that mean: this is all that the rule asks.
+    """
+    losses = [note["loss"] for note in history]
+    half = len(history) // 2
+    raw, average = (np.array([note[key] for note in history]) for key in ("psnr", "psnr_average"))
+    best = called_best(losses)[half:]
+    below = (np.maximum.accumulate(raw) - raw)[half:][best]
+    return Selection(
+        called_best=float(best.mean()),
+        below=float(below.max(initial=0.0)),
+        tolerance=float(running_mean(losses)[-1] / np.mean(losses[len(losses) * 3 // 4 :])),
+        fall=float(-np.diff(raw[half:]).min(initial=0.0)),
+        fall_average=float(-np.diff(average[half:]).min(initial=0.0)),
+    )
+
+
+def refusals() -> dict[str, str]:
+    """What our loader says of checkpoints that do not fit; the study's code only logged them."""
+    with seeded(0):
+        kav6, kav7 = (build(name, dim=8).state_dict() for name in ("kav6", "kav7"))
+    lacking = {key: value for key, value in kav6.items() if key != "blocks.0.0.layers.0.ka.fusion.weight"}
+    sources: dict[str, tuple[Any, str]] = {
+        "no file": ("results/PSRT_KAv6/2000.pth.tar", "kav6"),
+        "a weight is missing": (lacking, "kav6"),
+        "weights of another variant": (kav7, "kav6"),
+    }
+    said = {}
+    for what, (source, name) in sources.items():
+        try:
+            load_checkpoint(source, name)
+        except KAError as error:
+            said[what] = str(error)
+    return said
+
+
+def untrained(scene: Scene, ratio: int = 4, name: str = "kav6", dim: int = 48, seed: int = 0) -> tuple[float, float]:
+    """PSNR in dB of (bicubic upsampling, a network with random weights as published) on a scene."""
+    with seeded(seed):
+        model = build(name, len(scene.gt), len(scene.msi), dim).eval()
+    bicubic, network = (
+        evaluate(method, [scene], ratio, ["psnr"]).mean("psnr") for method in (upsampled, Network(model))
+    )
+    return bicubic, network
