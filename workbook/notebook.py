@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from IPython.core.inputtransformer2 import TransformerManager
@@ -122,9 +122,9 @@ class LiveTable:
     def __init__(self) -> None:
         self.handle: DisplayHandle | None = display(table([]), display_id=True)
 
-    def __call__(self, found: Sequence[HasRow]) -> None:
+    def __call__(self, items: Sequence[HasRow]) -> None:
         if self.handle is not None:
-            self.handle.update(table([one.row() for one in found]))
+            self.handle.update(rows_of(items))
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
@@ -139,6 +139,11 @@ def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
     found = ["| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines]
     found.insert(1, "| " + " | ".join(["---"] * len(head)) + " |")
     return Markdown("\n".join(found))
+
+
+def rows_of(items: Iterable[HasRow]) -> Markdown:
+    """A table of things that have a `row()`."""
+    return table([item.row() for item in items])
 
 
 _ESCAPED = {

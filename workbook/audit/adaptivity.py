@@ -51,14 +51,14 @@ def ka_variants() -> list[str]:
 @torch.no_grad()
 def adaptivity(names: Sequence[str], c: int = 24, size: int = 16, seed: int = 0) -> list[Adaptivity]:
     """Give each layer two images, their sum, and nothing."""
-    found = []
+    variants = []
     x, y = random_maps(c, size, 2, seed).split(1)
     for name in names:
         layer = random_layer(name, c, seed)
         here, there = (torch.cat([k.flatten() for k in layer.kernels(image) if k is not None]) for image in (x, y))
         additive = layer(x) + layer(y) - layer(torch.zeros_like(x))
-        found.append(Adaptivity(name, relative(here, there), relative(layer(x + y), additive)))
-    return found
+        variants.append(Adaptivity(name, relative(here, there), relative(layer(x + y), additive)))
+    return variants
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +91,14 @@ def seams(names: Sequence[str], c: int = 24, size: int = 64, channel: int = 0, s
     waves = torch.stack([torch.cos(2 * math.pi * t), torch.cos(4 * math.pi * t + 1)])
     constant = level[None, :, None, None].expand(1, c, size, size)
     smooth = constant + 0.3 * torch.einsum("cij,iy,jx->cyx", amplitude, waves, waves)
-    found = []
+    shown = []
     for name in names:
         layer = random_layer(name, c, seed)
         flat, y = layer(constant)[0], layer(smooth)[0]
         step = (y[:, 1:] - y[:, :-1])[..., 2:-2].abs().mean((0, 2)).numpy()
         step[:2] = step[-2:] = np.nan
-        found.append(Seam(name, flat[channel].numpy(), y[channel].numpy(), step))
-    return found
+        shown.append(Seam(name, flat[channel].numpy(), y[channel].numpy(), step))
+    return shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,14 +128,14 @@ def patch_and_whole(
     x = random_maps(c, size, seed=seed)
     cut = rearrange(x, "1 c (p y) (q x) -> (p q) c y x", p=patches, q=patches)
     inner = np.isin(np.arange(size) % (patch // 2), (0, patch // 2 - 1), invert=True)
-    found = []
+    agreements = []
     for name in names:
         layer = random_layer(name, c, seed)
         whole = layer(x)[0]
         joined = rearrange(layer(cut), "(p q) c y x -> c (p y) (q x)", p=patches)
         difference = (joined - whole).norm(dim=0) / whole.norm(dim=0).mean()
-        found.append(Agreement(name, difference.numpy(), np.outer(inner, inner)))
-    return found
+        agreements.append(Agreement(name, difference.numpy(), np.outer(inner, inner)))
+    return agreements
 
 
 def kernels_met(size: int = 512, patch: int = 64, stride: int = 32) -> Int[np.ndarray, "n size size"]:

@@ -31,6 +31,14 @@ class Kav2:
     tied: float
     untied: float
 
+    def rows(self) -> list[dict[str, str]]:
+        compared = {
+            "the two groupings": self.reshapes,
+            "KAv2 and KAv3, SE tied": self.tied,
+            "KAv2 and KAv3, SE not tied": self.untied,
+        }
+        return [{"compared": what, "differ": yes(difference > EXACT)} for what, difference in compared.items()]
+
 
 @torch.no_grad()
 def kav2_is_kav3(c: int = 24, size: int = 32, seed: int = 0) -> Kav2:
@@ -49,8 +57,8 @@ def kav2_is_kav3(c: int = 24, size: int = 32, seed: int = 0) -> Kav2:
     assert isinstance(kav2.se, SE)
     assert isinstance(kav3.se, SE)
     for part, of in ((kav3.se.squeeze, kav2.se.squeeze[0]), (kav3.se.excite, kav2.se.excite[0])):
-        for each in part:
-            each.load_state_dict(of.state_dict())
+        for module in part:
+            module.load_state_dict(of.state_dict())
     return Kav2(relative(as_run, meant), relative(kav3(x), kav2(x)), untied)
 
 
@@ -263,7 +271,7 @@ class Branch:
 @torch.no_grad()
 def branches(names: Sequence[str], c: int = 24, size: int = 32, seed: int = 0) -> list[Branch]:
     """The outputs of all n kernels on one image (white noise, so that the image limits no rank)."""
-    found = []
+    measured = []
     x = random_maps(c, size, seed=seed)
     for name in names:
         kernels, _ = random_layer(name, c, seed).kernels(x)
@@ -272,5 +280,5 @@ def branches(names: Sequence[str], c: int = 24, size: int = 32, seed: int = 0) -
         spread = (outputs.amax(1) - outputs.amin(1)).max() / outputs.abs().max()
         with seeded(seed):
             params = parameter_count(name).reported
-        found.append(Branch(name, params, singular / singular[0], spread.item()))
-    return found
+        measured.append(Branch(name, params, singular / singular[0], spread.item()))
+    return measured

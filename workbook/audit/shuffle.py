@@ -60,7 +60,7 @@ def placements(name: str, size: int = 64, dim: int = 8, seed: int = 0) -> list[P
         dim: channels; the map does not depend on them.
         seed: of the input.
     """
-    found = []
+    placed = []
     with seeded(seed):
         x = torch.randn(1, size, size, dim)
         blocks = [SaRBlock(dim, window, variant(name)) for window in WINDOWS]
@@ -81,15 +81,15 @@ def placements(name: str, size: int = 64, dim: int = 8, seed: int = 0) -> list[P
         for i, layer in enumerate(layers):
             asks = caught[layer.attn][0]
             normed = caught[layer.norm1][0, ..., : asks.shape[-1]]
-            found.append(Placement(name, window, f"L{i + 1}", _shift(_match(asks, normed))))
-    return found
+            placed.append(Placement(name, window, f"L{i + 1}", _shift(_match(asks, normed))))
+    return placed
 
 
 def _match(moved: Float[Tensor, "h w c"], original: Float[Tensor, "h w c"]) -> Int[np.ndarray, "h w"]:
     """For each vector of `moved` the pixel (row · W + column) of `original` that holds the same bits."""
     places = {vector.tobytes(): p for p, vector in enumerate(original.flatten(0, 1).contiguous().numpy())}
-    found = [places[vector.tobytes()] for vector in moved.flatten(0, 1).contiguous().numpy()]
-    return np.array(found).reshape(moved.shape[:2])
+    sources = [places[vector.tobytes()] for vector in moved.flatten(0, 1).contiguous().numpy()]
+    return np.array(sources).reshape(moved.shape[:2])
 
 
 def _shift(source: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "2 h w"]:
@@ -101,6 +101,14 @@ def map_shift(window: int, size: int, back: bool = False) -> Int[np.ndarray, "2 
     """The shift that `ka.models.psrt.shuffle` (or `unshuffle`) makes where nothing undoes it."""
     pixels = torch.arange(size * size).reshape(1, size, size, 1)
     return _shift((unshuffle if back else shuffle)(pixels, window)[0, ..., 0].numpy())
+
+
+def on_maps(placement: Placement, sizes: tuple[int, int] = (64, 512)) -> dict[str, str]:
+    """A row: whether the shift seen at L2 is `map_shift`'s, and how far that moves outputs on maps of two sizes."""
+    maps = [Placement("", placement.window, "L2", map_shift(placement.window, size)) for size in sizes]
+    hooked = np.array_equal(map_shift(placement.window, placement.shift.shape[-1]), placement.shift)
+    means = {f"mean on {size}² (pixels)": f"{at.distance.mean():.1f}" for size, at in zip(sizes, maps, strict=True)}
+    return {"window": str(placement.window), "as hooked": yes(hooked), **means}
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def responses(
     names: Sequence[str], window: int = 8, size: int = 64, pixel: tuple[int, int] = (20, 43), seed: int = 0
 ) -> list[Response]:
     """Touch one pixel of L2's input and see where the attention's output, as it is added, changes."""
-    found = []
+    measured = []
     for name in names:
         with seeded(seed):
             block = SaRBlock(8, window, variant(name)).double()
@@ -140,8 +148,8 @@ def responses(
             l2(image)
         rows, cols = (outputs[0] != outputs[1]).any(-1).nonzero(as_tuple=True)
         distance = torch.hypot((rows - pixel[0]).double(), (cols - pixel[1]).double())
-        found.append(Response(name, len(rows), bool((distance == 0).any()), distance.min().item()))
-    return found
+        measured.append(Response(name, len(rows), bool((distance == 0).any()), distance.min().item()))
+    return measured
 
 
 @torch.no_grad()

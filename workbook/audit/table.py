@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from ka.metrics import psnr, psnr_published
 from ka.models.counts import parameter_count
 from ka.models.variants import Variant, variant
-from workbook.audit.trials import seeded
+from workbook.audit.trials import seeded, yes
 from workbook.results.study import BASELINE_RANGE, OTHER_WIDTHS, REPORTED
 
 #: Expected range of five normal numbers, in standard deviations (the d₂ of control charts).
@@ -77,9 +78,9 @@ def differences() -> dict[str, float]:
 class Noise:
     """How far single runs lie apart by chance, in dB.
 
-    `sigma`: standard deviation of one run, from the range of five. `pair`: of the difference of two runs. `two_sigma`: a
-    difference that chance exceeds once in 20. `rows`: of the study's own table, compared with the baseline. `luck`: how
-    often the best of so many rows beats the baseline by as much as the study's best, if all were equal.
+    `sigma`: standard deviation of one run, from the range of five. `pair`: of the difference of two runs. `two_sigma`:
+    what such a difference exceeds by chance once in 20. `rows`: of the study's own table, beside the baseline. `luck`:
+    how often the best of so many rows beats the baseline by as much as the study's best, if all were equal.
     """
 
     sigma: float
@@ -99,23 +100,45 @@ def noise(draws: int = 100_000, seed: int = 0) -> Noise:
     return Noise(sigma, pair, 1.96 * pair, len(gaps), luck)
 
 
-def parts_apart(one: str, other: str) -> list[str]:
+def beyond(noise: Noise) -> list[dict[str, str]]:
+    """Rows: the printed differences to the baseline, and whether they exceed noise."""
+    return [
+        {
+            "row": name,
+            "less the baseline (dB)": f"{gap:+.2f}",
+            f"beyond {NOISE} dB": yes(abs(gap) > NOISE),
+            f"beyond {noise.two_sigma:.2f} dB": yes(abs(gap) > noise.two_sigma),
+        }
+        for name, gap in differences().items()
+    ]
+
+
+def parts_apart(first: str, second: str) -> list[str]:
     """Parts (fields of `Variant`) in which two variants differ, start values of mixes and dead parameters aside."""
-    a, b = variant(one), variant(other)
+    a, b = variant(first), variant(second)
     return [part for part in _PARTS if getattr(a, part) != getattr(b, part)]
 
 
-def one_part_apart() -> list[tuple[str, str, str, float]]:
-    """Pairs of printed rows whose models, as they ran, differ in a single part.
+class Pair(NamedTuple):
+    """Two printed rows whose models, as they ran, differ in one part; PSNR of the second less the first's in dB."""
 
-    Returns:
-        One row, the other, the part, PSNR of the second less that of the first in dB.
-    """
+    first: str
+    second: str
+    part: str
+    gap: float
+
+    def row(self) -> dict[str, str]:
+        rows = f"{self.first} → {self.second}"
+        return {"rows": rows, "part that differs": self.part, "difference (dB)": f"{self.gap:+.2f}"}
+
+
+def one_part_apart() -> list[Pair]:
+    """All such pairs."""
     pairs = []
-    for (one, a), (other, b) in combinations(REPORTED.items(), 2):
+    for (first, a), (second, b) in combinations(REPORTED.items(), 2):
         parts = parts_apart(a.ran, b.ran)
         if len(parts) == 1 and a.psnr is not None and b.psnr is not None:
-            pairs.append((one, other, parts[0], b.psnr - a.psnr))
+            pairs.append(Pair(first, second, parts[0], b.psnr - a.psnr))
     return pairs
 
 

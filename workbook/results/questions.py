@@ -18,10 +18,10 @@ from matplotlib.lines import Line2D
 from ka.errors import KAError
 from ka.metrics import METRICS
 from ka.models.variants import VARIANTS
-from workbook.audit.findings import called_best
 from workbook.paths import STYLE
 from workbook.results.compare import Difference, difference, seed_noise
 from workbook.results.report import interval
+from workbook.results.selection import called_best
 from workbook.results.stored import SHOWN, Result, by_variant, measured
 
 Verdict = Literal["supported", "refuted", "better", "worse", "not decided at this budget", "not run"]

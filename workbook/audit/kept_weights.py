@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ka.data.scenes import Scene
+from ka.data.scenes import SceneSet
 from ka.errors import KAError
 from ka.evaluation import Network, evaluate, upsampled
 from ka.models.checkpoints import load_checkpoint
@@ -104,11 +104,11 @@ def refusals() -> dict[str, str]:
     return said
 
 
-def untrained(scene: Scene, ratio: int = 4, name: str = "kav6", dim: int = 48, seed: int = 0) -> tuple[float, float]:
-    """PSNR in dB of (bicubic upsampling, a network with random weights as published) on a scene."""
+def untrained(scenes: SceneSet, name: str = "kav6", dim: int = 48, seed: int = 0) -> tuple[float, float]:
+    """PSNR in dB of (bicubic upsampling, a network with random weights as published) on some scenes."""
     with seeded(seed):
-        model = build(name, len(scene.gt), len(scene.msi), dim).eval()
+        model = build(name, scenes.n_bands, scenes.n_msi, dim).eval()
     bicubic, network = (
-        evaluate(method, [scene], ratio, ["psnr"]).mean("psnr") for method in (upsampled, Network(model))
+        evaluate(method, scenes, scenes.ratio, ["psnr"]).mean("psnr") for method in (upsampled, Network(model))
     )
     return bicubic, network
