@@ -70,15 +70,20 @@ def saved_step(path: Path) -> int:
 
 
 def before_call(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int, action: Callable[[], object]
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    number: int,
+    action: Callable[[], object],
+    when: Callable[..., bool] = lambda *_, **__: True,
 ) -> None:
-    """Let something happen before the `number`-th call of a function."""
+    """Let something happen before the `number`-th call of a function, of those calls that `when` counts."""
     inner, calls = getattr(owner, name), 0
 
     def call(*arguments: Any, **more: Any) -> Any:
         nonlocal calls
-        calls += 1
-        if calls == number:
+        calls += when(*arguments, **more)
+        if calls == number and when(*arguments, **more):
             action()
         return inner(*arguments, **more)
 

@@ -190,6 +190,7 @@ def test_late_readings_find_the_iteration_that_diverged(
                 Step(config, 6, held)(begin(config), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["psrt", "kav1", "kav4", "kav11", "kav17"])
 def test_iterations_read_no_value(variant: str, smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA each reading would wait until the device has run dry; tensors of the device `meta` have no values."""
