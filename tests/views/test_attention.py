@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from traced import traced
+from traced import scattered, traced
 
 import ka
 from ka.models.psrt import shuffle, unshuffle
@@ -64,7 +64,7 @@ def test_queries_are_distributions_over_their_window(name: str) -> None:
                 top, left = row - row % size, col - col % size
                 assert asked.rows.tolist() == [top + t // size for t in range(size**2)]
                 assert asked.cols.tolist() == [left + t % size for t in range(size**2)]
-                assert not asked.scattered
+                assert not scattered(asked)
             peaks.append(asked.weights.max() * size**2)
     assert max(peaks) > 2  # else the tests here would see uniform weights only
 
@@ -80,7 +80,7 @@ def test_shuffled_windows_are_where_the_shuffle_puts_them(name: str, layer: int,
             row, col = window[-1]
             asked = attention.query(there, layer, row, col)
             assert list(zip(asked.rows.tolist(), asked.cols.tolist(), strict=True)) == window
-            assert asked.scattered
+            assert scattered(asked)
             assert asked.lands == ((row, col) if name == "psrt" else (top + size - 1, left + size - 1))
 
 
@@ -184,19 +184,19 @@ def test_kernel_sa_and_its_labels_give_the_kernels_after_sa(name: str) -> None:
             np.testing.assert_allclose(weights.weights.sum(-1), 1, rtol=0, atol=1e-12)
             assert weights.weights.max() > 1.5 / n_taps
             for f in range(n_filters):
-                tokens = []
-                for tap in weights.taps(f):
-                    kernel, _, other = tap.kernel.partition(" of filter ")
-                    tokens.append(before[kernel][int(other) - 1 if other else f, :, tap.u, tap.v])
+                tokens: list[Tensor] = []
+                for name_of_filter in weights.kernel_names(f):
+                    kernel, _, other = name_of_filter.partition(" of filter ")
+                    tokens += before[kernel][int(other) - 1 if other else f].flatten(1).T
                 values = sa.qkv(torch.stack(tokens)).chunk(3, dim=-1)[2].reshape(n_taps, 4, -1).transpose(0, 1)
                 mixed = torch.from_numpy(weights.weights[f]) @ values
                 if row.sa_among == "both":  # the other half of what the module sums
                     q, k, v = sa.qkv(torch.stack(tokens)).reshape(n_taps, 3, 4, -1).permute(1, 2, 3, 0)
                     mixed = mixed + ((q @ k.mT / n_taps**0.5).softmax(-1) @ v).mT
                 mixed = mixed.transpose(0, 1).reshape(n_taps, -1)
-                for tap, result in zip(weights.taps(), sa.proj(mixed), strict=True):
-                    used = tap.kernel.rpartition(" → ")[2]
-                    close(result, after[used][f, :, tap.u, tap.v])
+                results = sa.proj(mixed).split(row.size**2)
+                for name_of_result, result in zip(weights.kernel_names(), results, strict=True):
+                    close(result.T.reshape(-1, row.size, row.size), after[name_of_result.rpartition(" → ")[2]][f])
 
 
 def test_attention_among_channels_is_not_among_taps() -> None:
@@ -212,11 +212,11 @@ def test_kernel_sa_entropy_and_order() -> None:
     p = weights.weights
     np.testing.assert_allclose(weights.entropy, -(p * np.log(p)).sum(-1).mean((0, 2)) / np.log(45), rtol=0, atol=1e-12)
     assert attention.kernel_entropies(traced("kav6"))[2].tolist() == weights.entropy.tolist()
-    assert weights.taps()[:4] == (("window 1", 0, 0), ("window 1", 0, 1), ("window 1", 0, 2), ("window 1", 1, 0))
-    assert [tap.kernel for tap in weights.taps()[8::9]] == ["window 1", "window 2", "window 3", "window 4", "global"]
-    assert attention.kernel_sa(traced("kav8"), 2).taps()[0] == ("global", 0, 0)
-    assert attention.kernel_sa(traced("kav8_as_run"), 2).taps()[9].kernel == "slot 2 → window 1"
-    assert attention.kernel_sa(traced("kav10_5x5"), 0).taps()[26] == ("window 2", 0, 1)
+    windows = ["window 1", "window 2", "window 3", "window 4"]
+    assert weights.kernel_names() == [*windows, "global"]
+    assert attention.kernel_sa(traced("kav8"), 2).kernel_names() == ["global", *windows]
+    assert attention.kernel_sa(traced("kav8_as_run"), 2).kernel_names()[1] == "slot 2 → window 1"
+    assert attention.kernel_sa(traced("kav10_5x5"), 0).kernel_names(2) == windows
 
 
 def test_mistakes_are_explained() -> None:
@@ -232,7 +232,7 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(ka.KAError, match=r"kav11 has no kernel SA; choose a model of one of kav1, kav2, .* kav12, .*"):
         attention.kernel_sa(there, 0)
     with pytest.raises(ka.KAError, match="filter=-1 is not one of the 8"):
-        attention.kernel_sa(traced("kav6"), 0).taps(-1)
+        attention.kernel_sa(traced("kav6"), 0).kernel_names(-1)
     folded = trace(traced("kav6").model.fold(), traced("kav6").up, traced("kav6").msi)
     assert attention.entropies(folded).shape == (18, 4)
     with pytest.raises(ka.KAError, match="folded"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from matplotlib.collections import PatchCollection
-from traced import traced
+from traced import scattered, traced
 
 import ka
 from workbook.style import png
@@ -35,7 +35,7 @@ def test_query_maps_draw_the_weights_at_their_places(name: str) -> None:
             assert bar.get_ylim() == (0, pytest.approx(asked.weights.max()))
             for axis in (whole, near):
                 outlines = [part for part in axis.collections if isinstance(part, PatchCollection)]
-                assert len(outlines[0].get_paths()) == (4 if asked.scattered else 1)
+                assert len(outlines[0].get_paths()) == (4 if scattered(asked) else 1)
             assert [text.get_text() for text in heads.texts] == [f"head {i + 1}" for i in range(len(asked.weights))]
             assert figure.get_suptitle().startswith(f"{name}, block 1, ")
             assert ("the answer is added to" in figure.get_suptitle()) == (asked.lands != (row, col))
@@ -57,7 +57,7 @@ def test_tiles_by_head_are_the_windows(layer: int, size: int) -> None:
 def test_tiles_of_a_shuffled_window_hold_its_cells() -> None:
     """The window's weights where its pixels are, nothing between its four cells."""
     asked = attention.query(traced("psrt", H, W), 4, 10, 21)
-    assert asked.scattered
+    assert scattered(asked)
     tile, (top, left, side) = attention_figures._tile(asked, np.arange(16.0))
     cells = tile[::side, ::side]
     assert np.isnan(cells).sum() == 36 - 16
@@ -80,10 +80,10 @@ def test_query_layers_reach_as_far_as_the_largest_weight(name: str) -> None:
 
 def test_kernel_sa_map_draws_means_or_one() -> None:
     weights = attention.kernel_sa(traced("kav8_as_run"), 1)
-    main, _, bar = attention_figures.kernel_sa_map(weights.weights, weights.taps()).axes
+    main, _, bar = attention_figures.kernel_sa_map(weights).axes
     np.testing.assert_allclose(main.images[0].get_array(), weights.weights.mean((0, 1)))
     assert bar.get_ylim()[1] == pytest.approx(weights.weights.mean(0).max())
-    figure = attention_figures.kernel_sa_map(weights.weights, weights.taps(5), head=1, filter=5)
+    figure = attention_figures.kernel_sa_map(weights, head=1, filter=5)
     main = figure.axes[0]
     np.testing.assert_allclose(main.images[0].get_array(), weights.weights[5, 1])
     memory = [divmod(m * 8 + 5, 5) for m in range(5)]  # (filter, kernel) of the memory read as (kernel, filter)
@@ -94,7 +94,7 @@ def test_kernel_sa_map_draws_means_or_one() -> None:
 
 def test_maps_are_cut_into_kernels_of_their_size() -> None:
     weights = attention.kernel_sa(traced("kav10_5x5"), 0)
-    main = attention_figures.kernel_sa_map(weights.weights, weights.taps()).axes[0]
+    main = attention_figures.kernel_sa_map(weights).axes[0]
     assert main.get_xticks().tolist() == [12, 37, 62, 87]
     assert [text.get_text() for text in main.get_xticklabels()] == [f"window {m}" for m in (1, 2, 3, 4)]
 
@@ -114,7 +114,7 @@ def test_figures_are_drawn() -> None:
         attention_figures.query_maps(there, image, 4, 3, 4, 1),
         attention_figures.query_maps(traced("psrt_misaligned", H, W), image, 4, 3, 4),
         attention_figures.query_layers(there, image, 3, 4),
-        attention_figures.kernel_sa_map(weights.weights, weights.taps(), 0, 1),
+        attention_figures.kernel_sa_map(weights, 0, 1),
         attention_figures.entropy_map(attention.kernel_entropies(there), title="kernel SA"),
     ):
         assert len(png(figure)) > 10_000
@@ -128,4 +128,4 @@ def test_mistakes_are_explained() -> None:
         attention_figures.query_layers(there, picture(8, 16), 0, 0)
     weights = attention.kernel_sa(traced("kav6"), 0)
     with pytest.raises(ka.KAError, match="filter=8 is not one of the 8"):
-        attention_figures.kernel_sa_map(weights.weights, weights.taps(), filter=8)
+        attention_figures.kernel_sa_map(weights, filter=8)

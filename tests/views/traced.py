@@ -2,10 +2,17 @@
 
 from functools import cache
 
+import numpy as np
 import torch
 
 import ka
+from workbook.views.attention import Query
 from workbook.views.trace import Trace, trace
+
+
+def scattered(asked: Query) -> bool:
+    """Whether a window's pixels lie apart in the image."""
+    return any(np.ptp(places) >= len(np.unique(places)) for places in (asked.rows, asked.cols))
 
 
 @cache

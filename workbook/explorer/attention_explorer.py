@@ -27,9 +27,9 @@ def _from_0(choice: str | int) -> int | None:
 
 
 def _kernel_sa(chosen: SimpleNamespace) -> Figure:
-    weights, filter_ = attention.kernel_sa(chosen.trace, chosen.index), _from_0(chosen.filter)
+    weights = attention.kernel_sa(chosen.trace, chosen.index)
     title = f"{_kernel_sa_title(chosen.trace)}, {chosen.title}"
-    return attention_figures.kernel_sa_map(weights.weights, weights.taps(filter_), _from_0(chosen.head), filter_, title)
+    return attention_figures.kernel_sa_map(weights, _from_0(chosen.head), _from_0(chosen.filter), title)
 
 
 def _kernel_sa_title(trace: Trace) -> str:

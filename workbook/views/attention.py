@@ -7,7 +7,7 @@ columns count from 0; one that is not there is a `KAError`.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 import torch
@@ -56,7 +56,6 @@ class Query:
     Attributes:
         layer: number of the layer.
         row, col: the pixel that asks.
-        window: its window, row-major among the layer's (possibly shuffled) positions.
         weights: its attention weights over the pixels of its window, by head; they sum to 1.
         rows, cols: where in the image these pixels are. In a shuffled layer they lie apart, in up to 2×2 cells.
         lands: the pixel (row, column) that the answer is added to. It is the asking pixel, except in L2 and L3 of
@@ -66,16 +65,10 @@ class Query:
     layer: int
     row: int
     col: int
-    window: int
     weights: Float[np.ndarray, "heads tokens"]
     rows: Int[np.ndarray, " tokens"]
     cols: Int[np.ndarray, " tokens"]
     lands: tuple[int, int]
-
-    @property
-    def scattered(self) -> bool:
-        """Whether the window's pixels lie apart in the image."""
-        return any(np.ptp(places) >= len(np.unique(places)) for places in (self.rows, self.cols))
 
     @property
     def token(self) -> int:
@@ -99,12 +92,11 @@ def query(trace: Trace, layer: int, row: int, col: int) -> Query:
     size = seen.layer.window
     y, x = (int(i) for i in (seen.places == row * w + col).nonzero()[0])
     top, left = y // size * size, x // size * size
-    window = top // size * (w // size) + left // size
-    token = (y - top) * size + x - left
+    window, token = top // size * (w // size) + left // size, (y - top) * size + x - left
     weights = window_weights(seen, window)[0, :, token]
     pixels = seen.places[top : top + size, left : left + size].flatten().numpy()
     lands = (row, col) if seen.layer.move is None else (y, x)
-    return Query(layer, row, col, window, weights.double().cpu().numpy(), pixels // w, pixels % w, lands)
+    return Query(layer, row, col, weights.double().cpu().numpy(), pixels // w, pixels % w, lands)
 
 
 def normalised_entropy(weights: Float[Tensor, "*any tokens"]) -> Float[Tensor, "*any"]:
@@ -137,24 +129,15 @@ def entropies(trace: Trace) -> Float[np.ndarray, "layers heads"]:
 # Kernel SA
 
 
-class Tap(NamedTuple):
-    """A token of kernel SA: row u and column v of one k×k kernel of the set, called "window 1" … "window 4"
-    (quadrants, row-major) or "global". Of KAv8's traded axes, see `KernelWeights.taps`.
-    """
-
-    kernel: str
-    u: int
-    v: int
-
-
 @dataclass(frozen=True, eq=False)
 class KernelWeights:
     """Attention among the kernel taps of one layer.
 
     Attributes:
         row: the variant.
-        weights: softmax weights: every tap (third axis) over all taps; they sum to 1 over the last axis. Filters are
-            the kernels' output channels; pooled kernels (kav1, kav9) have one, as they get an output axis later.
+        weights: softmax weights: every tap (third axis) over all taps; they sum to 1 over the last axis. Taps are
+            kernel-major (`kernel_names`), then row-major in k×k. Filters are the kernels' output channels; pooled
+            kernels (kav1, kav9) have one, as they get an output axis later.
     """
 
     row: Variant
@@ -162,32 +145,30 @@ class KernelWeights:
 
     @property
     def entropy(self) -> Float[np.ndarray, " heads"]:
-        """Normalised entropy (0 … 1, see `normalised_entropy`) by head, mean over filters and taps."""
+        """Normalised entropy by head, mean over filters and taps."""
         return normalised_entropy(torch.from_numpy(self.weights)).mean((0, 2)).numpy()
 
-    def taps(self, filter: int | None = None) -> tuple[Tap, ...]:
-        """What each tap is: kernel-major in the set's order, then row-major in k×k.
+    def kernel_names(self, filter: int | None = None) -> list[str]:
+        """The kernels of the set, in its order: "window 1" … "window 4" (quadrants, row-major) and "global".
 
         Where KAv8's code traded axes (`kav8_as_run`) the set of a filter holds kernels of several windows *and
-        filters*. Without `filter` its taps are named by what their results are used as ("slot 2 → window 1"); with
-        one, by what they are ("window 3 of filter 7", from 1).
+        filters*. Without `filter` they are named by what their results are used as ("slot 2 → window 1"); with one, by
+        what they are ("window 3 of filter 7", from 1).
         """
         n_filters = len(self.weights)
-        names = [f"window {m + 1}" for m in range(N_WINDOWS)]
-        if self.row.sa == "windows+global":
-            names = [*names, "global"]
-        elif self.row.global_first:
-            names = ["global", *names]
         if filter is not None:
             check_index("filter", filter, n_filters)
-        if self.row.sa == "scrambled":
-            if filter is None:
-                names = [f"slot {m + 1} → {name}" for m, name in enumerate(names)]
-            else:  # (filter, kernel) in memory, read as (kernel, filter)
-                memory = [divmod(m * n_filters + filter, len(names)) for m in range(len(names))]
-                names = [f"{names[m]} of filter {f + 1}" for f, m in memory]
-        side = range(self.row.size)
-        return tuple(Tap(name, u, v) for name in names for u in side for v in side)
+        names = [f"window {m + 1}" for m in range(N_WINDOWS)]
+        if self.row.global_first:
+            names = ["global", *names]
+        elif self.row.sa == "windows+global":
+            names = [*names, "global"]
+        if self.row.sa != "scrambled":
+            return names
+        if filter is None:
+            return [f"slot {m + 1} → {name}" for m, name in enumerate(names)]
+        memory = [divmod(m * n_filters + filter, len(names)) for m in range(len(names))]
+        return [f"{names[m]} of filter {f + 1}" for f, m in memory]  # (filter, kernel), read as (kernel, filter)
 
 
 def among_taps(row: Variant) -> bool:
@@ -209,25 +190,10 @@ def kernel_sa(trace: Trace, layer: int) -> KernelWeights:
         lacks = "kernel SA among channels, not among taps" if row.sa else "no kernel SA"
         able = [name for name, other in VARIANTS.items() if among_taps(other)]
         raise KAError(f"{row.name} has {lacks}; choose a model of one of {', '.join(able)}")
-    if not isinstance(seen.layer.ka, KernelAttention):
+    if seen.sa is None:
         raise KAError(f"this {row.name} is folded and has no kernel SA any more; trace the model before `fold`")
-    sa = seen.layer.ka.sa
-    assert sa is not None
-    assert seen.ka is not None
-    q, k, _ = sa.heads(_sa_input(seen.layer.ka, sa, seen.ka))
-    weights = _softmax(q, k, q.shape[-1] ** -0.5)
-    return KernelWeights(row, weights.double().cpu().numpy())
-
-
-def _sa_input(ka: KernelAttention, sa: KernelSA, x: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 m o i u v"]:
-    """The kernels that the layer's SA is given."""
-    caught: list[Tensor] = []
-    hook = sa.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        ka.kernels(x)
-    finally:
-        hook.remove()
-    return caught[0]
+    q, k, _ = cast(KernelSA, cast(KernelAttention, seen.layer.ka).sa).heads(seen.sa)
+    return KernelWeights(row, _softmax(q, k, q.shape[-1] ** -0.5).double().cpu().numpy())
 
 
 def kernel_entropies(trace: Trace) -> Float[np.ndarray, "layers heads"]:

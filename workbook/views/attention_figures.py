@@ -4,7 +4,7 @@ Layers, heads, filters, rows and columns are arguments that count from 0; in the
 as windows and blocks do. One that is not there is a `KAError`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 from ka.errors import KAError
 from ka.models.psrt import LAYERS
 from workbook.style import styled
-from workbook.views.attention import Query, Tap, query
+from workbook.views.attention import KernelWeights, Query, query
 from workbook.views.draw import SIGNED, WIDTH, bare, colour_bar, side_by_side, write_numbers
 from workbook.views.trace import Trace, check_index
 
@@ -45,34 +45,30 @@ def query_maps(trace: Trace, picture: Picture, layer: int, row: int, col: int, h
     the window by head. One colour scale from 0; a line in its bar marks uniform weights. The pixel is in an orange
     square. In shuffled layers the window lies in cells at their true places; where these are far apart
     (`psrt_misaligned`), the middle joins pieces of the image at white lines, and the right shortens distances to one
-    cell.
-
-    Args:
-        trace: a model's pass over the image.
-        picture: the image in [0, 1], for the eye (`workbook.views.plots.as_rgb`).
-        layer: 0 … 17.
-        row, col: pixel of the image.
-        head: show this head in the middle; None: the mean over heads.
+    cell. `picture` is the traced image for the eye, in [0, 1] (`workbook.views.plots.as_rgb`).
     """
     asked = query(trace, layer, row, col)
     _check_picture(trace, picture)
     weights, which = _one_or_mean("head", head, asked.weights)
     norm = Normalize(0, float(asked.weights.max()))
-    rows, cols = _nearby(asked.rows, picture.shape[0]), _nearby(asked.cols, picture.shape[1])
+    near_rows, near_cols = _nearby(asked.rows, picture.shape[0]), _nearby(asked.cols, picture.shape[1])
     per_line, title = len(asked.weights) // 2, f"{trace.model.row.name}, {LAYERS[layer]}"
     if asked.lands != (row, col):
         title += f"; the answer is added to row {asked.lands[0]}, column {asked.lands[1]} (×)"
-    aspects = [min(max(a, 0.45), 2) for a in (picture.shape[1] / picture.shape[0], len(cols) / len(rows))]
+    aspects = [min(max(a, 0.45), 2) for a in (picture.shape[1] / picture.shape[0], len(near_cols) / len(near_rows))]
     figure, (whole, near, heads, bar) = _panels([*aspects, per_line / 2], 0.24, title)
     _draw_image(whole, picture, [asked])
     if asked.lands != (row, col):
         whole.plot(*asked.lands[::-1], "x", color=CHOSEN, markersize=6, markeredgewidth=1.8)
-    _draw_dots(near, picture[np.ix_(rows, cols)], asked, weights, norm, rows, cols)
-    near.set_title(which + (" (in pieces)" if len(_runs(rows)) > 1 or len(_runs(cols)) > 1 else ""))
+    near.imshow(np.clip(picture[np.ix_(near_rows, near_cols)], 0, 1), aspect="auto")
+    in_pieces = _cut(near.axhline, near_rows) + _cut(near.axvline, near_cols)
+    y, x = np.searchsorted(near_rows, asked.rows), np.searchsorted(near_cols, asked.cols)
+    _draw_dots(near, y, x, asked.token, weights, norm)
+    near.set_title(which + (" (in pieces)" if in_pieces else ""))
     tiles, marks = zip(*(_tile(asked, values) for values in asked.weights), strict=True)
     labels = [f"head {i + 1}" for i in range(len(tiles))]
     _draw_tiles(heads, tiles, labels, per_line, ScalarMappable(norm, _with_gaps("viridis")), head, marks)
-    heads.set_title("by head" + (" (distances shortened)" if _shortened(asked) else ""))
+    heads.set_title("by head" + (" (distances shortened)" if _compact(asked)[1] else ""))
     _weight_bar(bar, norm, asked.weights.shape[1])
     return figure
 
@@ -139,27 +135,16 @@ def entropy_map(
 
 @styled
 def kernel_sa_map(
-    weights: Float[np.ndarray, "filters heads taps taps"],
-    labels: Sequence[Tap],
-    head: int | None = None,
-    filter: int | None = None,
-    title: str = "kernel SA",
+    kernel_weights: KernelWeights, head: int | None = None, filter: int | None = None, title: str = "kernel SA"
 ) -> Figure:
-    """Which kernel taps a tap looks at (a row each), mean over filters and heads or of one.
+    """Which kernel taps a tap looks at (a row each), mean (None) over filters and heads or of one.
 
     Left: taps × taps, cut by lines into kernels (k² taps each, row-major in k×k). Right: every head. One colour scale
     from 0; a line in its bar marks uniform weights.
-
-    Args:
-        weights: `KernelWeights.weights`.
-        labels: `KernelWeights.taps(filter)`.
-        head: show this head on the left; None: the mean over heads.
-        filter: show this filter; None: the mean over filters.
-        title: what is shown, such as the variant and the layer.
     """
-    by_head, of_filter = _one_or_mean("filter", filter, weights)
+    by_head, of_filter = _one_or_mean("filter", filter, kernel_weights.weights)
     shown, which = _one_or_mean("head", head, by_head)
-    n, kernels = len(labels), list(dict.fromkeys(label.kernel for label in labels))
+    n, kernels = len(shown), kernel_weights.kernel_names(filter)
     norm = Normalize(0, float(by_head.max()))
     margins = (0.95, 0.81, 0.22, 0.62)
     figure, (main, heads, bar) = side_by_side([3.5, 3.5, 0.14], 3.5, margins, 0.3, f"{title}, {of_filter}")
@@ -184,11 +169,9 @@ def kernel_sa_map(
 
 def _cuts(edges: Sequence[float], n: int, corners: Sequence[tuple[int, int]], width: float) -> LineCollection:
     """White lines that cut maps of n × n, each with its first cell at a corner (row, column)."""
-    lines = []
-    for top, left in corners:
-        for edge in edges:
-            lines.append([(left - 0.5, top + edge), (left + n - 0.5, top + edge)])
-            lines.append([(left + edge, top - 0.5), (left + edge, top + n - 0.5)])
+    places = [(top, left, edge) for top, left in corners for edge in edges]
+    lines = [[(left - 0.5, top + edge), (left + n - 0.5, top + edge)] for top, left, edge in places]
+    lines += [[(left + edge, top - 0.5), (left + edge, top + n - 0.5)] for top, left, edge in places]
     return LineCollection(lines, colors="white", linewidths=width)
 
 
@@ -198,9 +181,7 @@ def _cuts(edges: Sequence[float], n: int, corners: Sequence[tuple[int, int]], wi
 def _check_picture(trace: Trace, picture: Picture) -> None:
     size = tuple(trace.up.shape[-2:])
     if picture.shape != (*size, 3):
-        raise KAError(
-            f"the picture is {picture.shape}, the traced image {size}; give the picture (h w 3) of that image"
-        )
+        raise KAError(f"the picture is {picture.shape}, the traced image {size}; give that image's picture (h w 3)")
 
 
 def _one_or_mean(what: str, chosen: int | None, values: np.ndarray) -> tuple[np.ndarray, str]:
@@ -250,9 +231,8 @@ def _draw_image(axis: Axes, picture: Picture, asked: Sequence[Query]) -> None:
 
 def _outlines(rows: Int[np.ndarray, " n"], cols: Int[np.ndarray, " n"]) -> PatchCollection:
     """The border of a window's pixels: a rectangle, or one around each of its cells."""
-    cells = [
-        Rectangle((left - 0.5, top - 0.5), width, height) for top, height in _runs(rows) for left, width in _runs(cols)
-    ]
+    places = [(top, left, height, width) for top, height in _runs(rows) for left, width in _runs(cols)]
+    cells = [Rectangle((left - 0.5, top - 0.5), width, height) for top, left, height, width in places]
     halo = withStroke(linewidth=2.4, foreground="black")  # to be seen on bright and on dark ground
     return PatchCollection(cells, facecolor="none", edgecolor="white", linewidth=1.2, path_effects=[halo])
 
@@ -268,51 +248,43 @@ def _nearby(places: Int[np.ndarray, " n"], end: int) -> Int[np.ndarray, " m"]:
     return np.array(sorted(near))
 
 
+def _cut(line: Callable[..., object], places: Int[np.ndarray, " n"]) -> int:
+    """White lines where the rows (or columns) that are shown jump; how many."""
+    jumps = np.flatnonzero(np.diff(places) > 1)
+    for jump in jumps:
+        line(jump + 0.5, color="white", linewidth=5)
+    return len(jumps)
+
+
 def _draw_dots(
-    axis: Axes,
-    picture: Picture,
-    asked: Query,
-    weights: Float[np.ndarray, " tokens"],
-    norm: Normalize,
-    rows: Int[np.ndarray, " h"],
-    cols: Int[np.ndarray, " w"],
+    axis: Axes, y: Int[np.ndarray, " n"], x: Int[np.ndarray, " n"], token: int, weights: np.ndarray, norm: Normalize
 ) -> None:
-    """These rows and columns of the image; on each pixel of the window a dot, sized against the largest weight."""
-    axis.imshow(np.clip(picture, 0, 1), aspect="auto")
-    for places, line in ((rows, axis.axhline), (cols, axis.axvline)):
-        for cut in np.flatnonzero(np.diff(places) > 1):
-            line(cut + 0.5, color="white", linewidth=5)
+    """On each pixel of the window a dot, sized against the largest weight; a square around the one that asks."""
     place = axis.get_window_extent()
-    pixel = 72 / axis.figure.dpi * min(place.width / len(cols), place.height / len(rows))
-    y, x = np.searchsorted(rows, asked.rows), np.searchsorted(cols, asked.cols)
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    pixel = 72 / axis.figure.dpi * min(place.width / (right - left), place.height / (bottom - top))
     area = (0.9 * pixel) ** 2 * weights / weights.max()
     axis.scatter(x, y, s=area, c=weights, norm=norm, cmap="viridis", edgecolors="white", linewidths=0.5)
     axis.add_collection(_outlines(y, x))
-    t = asked.token
-    axis.add_patch(Rectangle((x[t] - 0.5, y[t] - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=1.6))
+    axis.add_patch(Rectangle((x[token] - 0.5, y[token] - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=1.6))
 
 
-def _compact(places: Int[np.ndarray, " n"], longest: int) -> tuple[Int[np.ndarray, " n"], int]:
-    """Rows (or columns) counted from the first, gaps shortened to `longest`; and how many that makes."""
-    values, back = np.unique(places, return_inverse=True)
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(values), longest + 1))])
-    return offsets[back], int(offsets[-1]) + 1
+def _compact(asked: Query) -> tuple[list[Int[np.ndarray, " n"]], bool]:
+    """Rows and columns of a window's pixels counted from the first, gaps shortened to one cell; whether one was."""
+    longest = round(len(asked.rows) ** 0.5) // 2 + 1
+    short, shortened = [], False
+    for places in (asked.rows, asked.cols):
+        values, back = np.unique(places, return_inverse=True)
+        steps = np.diff(values)
+        shortened |= bool((steps > longest).any())
+        short.append(np.concatenate([[0], np.cumsum(np.minimum(steps, longest))])[back])
+    return short, shortened
 
 
-def _cell(asked: Query) -> int:
-    """Pixels a side of each cell of a scattered window."""
-    return round(len(asked.rows) ** 0.5) // 2
-
-
-def _shortened(asked: Query) -> bool:
-    return any(np.diff(np.unique(places)).max() > _cell(asked) + 1 for places in (asked.rows, asked.cols))
-
-
-def _tile(
-    asked: Query, values: Float[np.ndarray, " tokens"]
-) -> tuple[Float[np.ndarray, "tile tile"], tuple[int, int, int]]:
+def _tile(asked: Query, values: Float[np.ndarray, " tokens"]) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Values at the places of the window's pixels, NaN between its cells; and the asking pixel (row, column, side)."""
-    (rows, height), (cols, width) = (_compact(places, _cell(asked)) for places in (asked.rows, asked.cols))
+    (rows, cols), _ = _compact(asked)
+    height, width = rows.max() + 1, cols.max() + 1
     unit = TILE // max(height, width)
     small = np.full((height, width), np.nan)
     small[rows, cols] = values
@@ -346,11 +318,9 @@ def _draw_tiles(
     axis.imshow(canvas)
     axis.set_xlim(-1.5, canvas.shape[1] + 0.5)  # the last frames whole
     axis.set_ylim(canvas.shape[0] + 0.5, -0.5)
-    frames = [
-        Rectangle((left + x - 0.5, top + y - 0.5), unit, unit)
-        for (top, left), (y, x, unit) in zip(corners, marks, strict=False)
-    ]
-    axis.add_collection(PatchCollection(frames, facecolor="none", edgecolor=MARK, linewidth=1.2))
+    for (top, left), (y, x, unit) in zip(corners, marks, strict=False):
+        corner = (left + x - 0.5, top + y - 0.5)
+        axis.add_patch(Rectangle(corner, unit, unit, fill=False, edgecolor=MARK, linewidth=1.2))
     if chosen is not None:
         top, left = corners[chosen]
         axis.add_patch(Rectangle((left - 1, top - 1), side + 1, side + 1, fill=False, edgecolor=CHOSEN, linewidth=2))

@@ -20,11 +20,10 @@ from matplotlib.transforms import Affine2D
 WIDTH = 9.5  # inches, of figures as wide as a notebook
 TITLE = 0.26
 SIGNED = "RdBu_r"  # colours of numbers around zero
+Box = tuple[float, float, float, float]
 
 
-def frame(
-    width: float, height: float, boxes: Sequence[tuple[float, float, float, float]], title: str = ""
-) -> tuple[Figure, list[Axes]]:
+def frame(width: float, height: float, boxes: Sequence[Box], title: str = "") -> tuple[Figure, list[Axes]]:
     """A figure of so many inches, with axes at boxes in inches (left, bottom, width, height).
 
     A title adds to its height.
@@ -38,21 +37,9 @@ def frame(
 
 
 def side_by_side(
-    widths: Sequence[float],
-    height: float,
-    margins: tuple[float, float, float, float],
-    between: float = 0.0,
-    title: str = "",
+    widths: Sequence[float], height: float, margins: Box, between: float = 0.0, title: str = ""
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of axes beside each other, all in inches.
-
-    Args:
-        widths: of the axes.
-        height: of all of them.
-        margins: left, right, above and below.
-        between: two neighbours.
-        title: above all.
-    """
+    """A figure of axes of one height beside each other, in inches; margins are left, right, above and below."""
     left, right, above, below = margins
     starts = left + np.cumsum([0.0, *(width + between for width in widths)])
     boxes = [(float(start), below, width, height) for start, width in zip(starts, widths, strict=False)]
@@ -86,13 +73,12 @@ def write_numbers(axis: Axes, image: AxesImage, factor: float = 1.0, size: float
     """
     values: Float[np.ndarray, "y x"] = np.ma.filled(np.ma.asarray(image.get_array(), float), np.nan)
     left, right, bottom, top = image.get_extent()
-    (down, across), light = values.shape, _luminance(image.to_rgba(values))
+    high, wide = (bottom - top) / values.shape[0], (right - left) / values.shape[1]
+    light = _luminance(image.to_rgba(values))
     cells = [(y, x) for (y, x), value in np.ndenumerate(values) if np.isfinite(value)]
     numbers = PathCollection(
         [_outline(f"{values[cell] * factor:z.2f}".replace("-", "−"), size / 72) for cell in cells],
-        offsets=[
-            (left + (x + 0.5) * (right - left) / across, top + (y + 0.5) * (bottom - top) / down) for y, x in cells
-        ],
+        offsets=[(left + (x + 0.5) * wide, top + (y + 0.5) * high) for y, x in cells],
         offset_transform=axis.transData,
         facecolors=["white" if light[cell] < 0.179 else "black" for cell in cells],
         edgecolors="none",

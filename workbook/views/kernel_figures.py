@@ -24,6 +24,7 @@ from workbook.views import kernels
 from workbook.views.draw import SIGNED, WIDTH, bare, beside, colour_bar, frame, side_by_side, write_numbers
 from workbook.views.trace import check_index
 
+Stages = Sequence[kernels.Stage]
 Channels = Sequence[int] | None
 IN_MOSAIC = "in each mosaic: input channels across, output channels down"
 
@@ -44,18 +45,14 @@ def _short(labels: Sequence[str]) -> list[str]:
 
 @styled
 def filter_grid(
-    stages: Sequence[kernels.Stage],
-    out_channels: Channels = None,
-    in_channels: Channels = None,
-    shared: bool = True,
-    title: str = "",
+    stages: Stages, outputs: Channels = None, inputs: Channels = None, shared: bool = True, title: str = ""
 ) -> Figure:
     """The filters of every kernel (columns) at every stage (rows), each a mosaic: a row of k×k filters per output
     channel (pooled kernels that have none yet: their one row), a column per input channel.
 
     One colour scale for all rows (`shared`), or one each: SA as it starts shrinks kernels to a thousandth.
     """
-    mosaic = _Mosaic.of(stages, out_channels, in_channels)
+    mosaic = _Mosaic.of(stages, outputs, inputs)
     left, right, above, below = 0.85, 0.95, 0.42, 0.3
     scale = min((WIDTH - left - right) / mosaic.width, (7.5 - above - below) / mosaic.height)
     width, height = mosaic.width * scale, mosaic.height * scale
@@ -65,22 +62,20 @@ def filter_grid(
 
 
 @styled
-def single(
-    stages: Sequence[kernels.Stage], out_channel: int, in_channel: int, shared: bool = False, title: str = ""
-) -> Figure:
+def single(stages: Stages, output: int, input: int, shared: bool = False, title: str = "") -> Figure:
     """One output and input channel: the k×k taps of every kernel (columns) at every stage (rows), as numbers.
 
     Each row has a power of ten that its numbers are to be multiplied by. Colours are scaled per row, or over all rows
     (`shared`). Pooled kernels that have no output axis yet show their one filter of the input channel.
     """
-    mosaic = _Mosaic.of(stages, [out_channel], [in_channel])
+    mosaic = _Mosaic.of(stages, [output], [input])
     left, right, above, below = 1.15, 0.1, 0.42, 0.1
     scale = min((WIDTH - left - right) / mosaic.width, 1.45 / mosaic.size)
     width, height = mosaic.width * scale, mosaic.height * scale * 0.72  # cells as wide as their numbers ask for
     figure, (axis,) = side_by_side([width], height, (left, WIDTH - left - width, above, below), title=title)
     names = []
-    for stage, image, top in zip(stages, mosaic.draw_rows(axis, shared), mosaic.tops(), strict=True):
-        power = int(np.floor(np.log10(top))) if top else 0
+    for stage, image, row in zip(stages, mosaic.draw_rows(axis, shared), mosaic.rows, strict=True):
+        power = _power(float(np.nanmax(np.abs(row))))
         names.append(f"{stage.name}\n(× 10$^{{{power}}}$)" if power else stage.name)
         write_numbers(axis, image, 10.0**-power)
     axis.set(aspect="auto")
@@ -93,21 +88,15 @@ def movement_panel(
     pictures: Mapping[str, Float[np.ndarray, "h w 3"]],
     stages: tuple[kernels.Stage, kernels.Stage],
     moved: Float[np.ndarray, " k"],
-    out_channels: Channels = None,
-    in_channels: Channels = None,
+    outputs: Channels = None,
+    inputs: Channels = None,
     title: str = "",
 ) -> Figure:
-    """Two images, the kernels that one layer makes of each (one colour scale), and how far each kernel moves.
-
-    Args:
-        pictures: the two images in colour, [0, 1], by name.
-        stages: the last of `stages_of` of each.
-        moved: their `movement`.
-        out_channels, in_channels: which to show.
-        title: what is shown.
+    """Two images (in colour, [0, 1], by name), the kernels that one layer makes of each (the last of `stages_of`; one
+    colour scale), and how far each kernel moves (`movement`).
     """
     named = [replace(stage, name=name) for stage, name in zip(stages, pictures, strict=True)]
-    mosaic = _Mosaic.of(named, out_channels, in_channels)
+    mosaic = _Mosaic.of(named, outputs, inputs)
     width, above, below = 5.2, 0.42, 0.3
     scale = width / mosaic.width
     height = mosaic.height * scale
@@ -129,31 +118,26 @@ def movement_panel(
     return figure
 
 
+def _power(largest: float) -> int:
+    """The power of ten that numbers up to this one are multiples of."""
+    return int(np.floor(np.log10(largest))) if largest else 0
+
+
 @dataclass(frozen=True, eq=False)
 class _Mosaic:
-    """Stages laid out on one plane measured in taps.
+    """Stages laid out on one plane measured in taps."""
 
-    Attributes:
-        stages: what is shown.
-        rows: per stage, the filters of all its kernels; NaN between kernels.
-        slots: top and height of each stage's row.
-        across: the width of one kernel.
-        step: from one kernel's left edge to the next one's.
-        width, height: of all.
-        size: taps a side of each filter.
-    """
-
-    stages: Sequence[kernels.Stage]
-    rows: list[Float[np.ndarray, "y x"]]
-    slots: list[tuple[float, float]]
-    across: int
-    step: int
+    stages: Stages
+    rows: list[Float[np.ndarray, "y x"]]  # per stage, the filters of all its kernels; NaN between kernels
+    slots: list[tuple[float, float]]  # top and height of each stage's row
+    across: int  # the width of one kernel
+    step: int  # from one kernel's left edge to the next one's
     width: int
     height: float
-    size: int
+    size: int  # taps a side of each filter
 
     @classmethod
-    def of(cls, stages: Sequence[kernels.Stage], outs: Channels, ins: Channels) -> "_Mosaic":
+    def of(cls, stages: Stages, outs: Channels, ins: Channels) -> "_Mosaic":
         blocks = [[_tiles(kernel, outs, ins) for kernel in stage.kernels] for stage in stages]
         across = blocks[0][0].shape[1]
         step = across + max(1, round(across * 0.06))
@@ -170,10 +154,6 @@ class _Mosaic:
             slots.append((y, max(len(whole), least)))
             y += slots[-1][1]
         return cls(stages, rows, slots, across, step, width, y, stages[0].kernels.shape[-1])
-
-    def tops(self) -> list[float]:
-        """The largest magnitude in each row."""
-        return [float(np.nanmax(np.abs(row))) for row in self.rows]
 
     def place(self, i: int) -> tuple[float, float]:
         """Top and bottom of row i, in the middle of its slot."""
@@ -198,9 +178,9 @@ class _Mosaic:
 
     def draw_rows(self, axis: Axes, shared: bool) -> list[AxesImage]:
         """The rows as images, on one colour scale or each on its own."""
-        images, tops = [], self.tops()
-        for i, (row, top) in enumerate(zip(self.rows, tops, strict=True)):
-            limit = (max(tops) if shared else top) or 1.0
+        images, tops = [], [float(np.nanmax(np.abs(row))) for row in self.rows]
+        for i, row in enumerate(self.rows):
+            limit = (max(tops) if shared else tops[i]) or 1.0
             head, foot = self.place(i)
             extent = (0, row.shape[1], foot, head)
             images.append(axis.imshow(row, extent=extent, cmap=SIGNED, vmin=-limit, vmax=limit))
@@ -238,9 +218,9 @@ class _Mosaic:
 def _tiles(bank: kernels.Bank, outs: Channels, ins: Channels) -> Float[np.ndarray, "y x"]:
     """The chosen filters of one kernel side by side."""
     if outs is not None and len(bank) > 1:
-        bank = bank[_chosen("out_channels", outs, len(bank))]
+        bank = bank[_chosen("output channel", outs, len(bank))]
     if ins is not None:
-        bank = bank[:, _chosen("in_channels", ins, bank.shape[1])]
+        bank = bank[:, _chosen("input channel", ins, bank.shape[1])]
     return rearrange(bank, "o i u v -> (o u) (i v)")
 
 
@@ -252,7 +232,7 @@ def _chosen(what: str, channels: Sequence[int], n: int) -> list[int]:
 
 
 @styled
-def norm_steps(stages: Sequence[kernels.Stage], title: str = "") -> Figure:
+def norm_steps(stages: Stages, title: str = "") -> Figure:
     """Frobenius norm of every kernel after each part of the layer, on a logarithmic axis."""
     values, labels = kernels.norms(stages), max((stage.labels for stage in stages), key=len)
     figure, (axis,) = side_by_side([4.95], 2.15, (0.75, 2.3, 0.1, 0.33), title=title)
@@ -274,7 +254,7 @@ def layer_heatmap(values: Float[np.ndarray, "layers k"], labels: Sequence[str], 
     """A number per layer and kernel (`norms` of `final_stages`, `layer_movement`), as colour and as text."""
     figure, (axis,) = side_by_side([6.95], 0.3 * len(labels), (1.75, 0.8, 0.1, 1.15))
     top = float(np.nanmax(values)) or 1.0
-    power = 0 if 0.1 <= top < 100 else int(np.floor(np.log10(top)))
+    power = 0 if 0.1 <= top < 100 else _power(top)
     scale = 10.0**power
     image = axis.imshow(values.T / scale, aspect="auto", cmap="viridis", vmin=0, vmax=top / scale)
     write_numbers(axis, image, size=6.5)
@@ -290,7 +270,7 @@ def _layer_ticks(axis: Axes) -> None:
 
 
 @styled
-def cosine_heatmaps(stages: Sequence[kernels.Stage], title: str = "") -> Figure:
+def cosine_heatmaps(stages: Stages, title: str = "") -> Figure:
     """Cosine similarity between the kernels of one layer, a panel per stage."""
     figure, axes = side_by_side([1.75] * len(stages), 1.75, (0.75, 0.9, 0.3, 0.75), 0.15, title)
     for i, (axis, stage) in enumerate(zip(axes, stages, strict=True)):

@@ -32,12 +32,9 @@ Maps = Float[Tensor, "1 c h w"]
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """The kernels of one layer after one of its parts.
+    """The kernels of one layer, with their names, after one of its parts (named as in `KernelAttention.stages`).
 
-    Attributes:
-        name: the part, as `KernelAttention.stages` names it.
-        kernels: one bank of filters per kernel; o = 1 where pooled kernels have no output axis yet.
-        labels: the name of each kernel.
+    Pooled kernels have one output (o = 1) until they are widened.
     """
 
     name: str
@@ -105,10 +102,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def norms(stages: Sequence[Stage]) -> Float[np.ndarray, "stages k"]:
-    """Frobenius norm of every kernel at every stage; NaN where the global kernel is not made yet.
-
-    Works as well on `final_stages`, and gives `layers k`.
-    """
+    """Frobenius norm of every kernel at every stage (or layer: `final_stages`); NaN where it is not made yet."""
     values = np.full((len(stages), max(len(stage.labels) for stage in stages)), np.nan)
     for line, stage in zip(values, stages, strict=True):
         line[: len(stage.labels)] = np.sqrt(np.square(stage.kernels).sum((1, 2, 3, 4)))
@@ -127,11 +121,7 @@ def cosine(kernels: Float[np.ndarray, "k ..."]) -> Float[np.ndarray, "k k"]:
 
 
 def layer_cosine(stages: Sequence[Stage], label: str) -> Float[np.ndarray, "layers layers"]:
-    """`cosine` between layers, of the kernel called `label` in each of `final_stages`.
-
-    Raises:
-        KAError: there is no such kernel.
-    """
+    """`cosine` between layers, of the kernel called `label` in each of `final_stages`."""
     for stage in stages:
         if label not in stage.labels:
             raise KAError(f"kernel {label!r} is not there; choose one of {', '.join(stage.labels)}")
@@ -267,10 +257,7 @@ def contributions(trace: Trace, layer: int) -> Contributions:
 def movement(a: Trace, b: Trace, layer: int) -> Float[np.ndarray, " k"]:
     """How far each kernel of a layer moves from one image to another: ‖K(a) - K(b)‖ over the mean of the two norms.
 
-    In [0, 2]; exactly 0 where the kernels do not depend on the image.
-
-    Raises:
-        KAError: the traces are of two models.
+    In [0, 2]; exactly 0 where the kernels do not depend on the image. Both traces are of one model.
     """
     if a.model is not b.model:
         raise KAError("the two traces are of two models; trace both images with the same one")

@@ -1,17 +1,17 @@
-"""Figures: one function each, from plain values to a matplotlib figure. Nothing here shows or saves."""
+"""Figures of training and of sharpened images: from plain values to a matplotlib figure."""
 
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 import PIL.Image
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ka.data.scenes import Scene, SceneSet
-from workbook.paths import STYLE
+from workbook.style import styled
+from workbook.views.draw import bare
 
 Image = Float[np.ndarray, "bands h w"]
 
@@ -24,23 +24,23 @@ def pixels_png(picture: Float[np.ndarray, "h w 3"], zoom: int = 1) -> bytes:
     return buffer.getvalue()
 
 
+@styled
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss and validation PSNR against iterations, raw and averaged weights apart."""
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(8, 2.6), layout="constrained")
-        loss, quality = figure.subplots(1, 2)
-        steps = [note["step"] for note in history]
-        loss.plot(steps, [note["loss"] for note in history], marker=".")
-        loss.set(xlabel="iteration", ylabel="training loss", yscale="log" if history else "linear")
-        for key, label in (("psnr", "raw weights"), ("psnr_average", "averaged weights")):
-            points = [(note["step"], note[key]) for note in history if key in note]
-            if points:
-                quality.plot(*zip(*points, strict=True), marker=".", label=label)
-        quality.set(xlabel="iteration", ylabel="validation PSNR (dB)")
-        if quality.lines:
-            quality.legend()
-        else:
-            quality.text(0.5, 0.5, "no validation yet", ha="center", va="center", transform=quality.transAxes)
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    loss, quality = figure.subplots(1, 2)
+    steps = [note["step"] for note in history]
+    loss.plot(steps, [note["loss"] for note in history], marker=".")
+    loss.set(xlabel="iteration", ylabel="training loss", yscale="log" if history else "linear")
+    for key, label in (("psnr", "raw weights"), ("psnr_average", "averaged weights")):
+        points = [(note["step"], note[key]) for note in history if key in note]
+        if points:
+            quality.plot(*zip(*points, strict=True), marker=".", label=label)
+    quality.set(xlabel="iteration", ylabel="validation PSNR (dB)")
+    if quality.lines:
+        quality.legend()
+    else:
+        quality.text(0.5, 0.5, "no validation yet", ha="center", va="center", transform=quality.transAxes)
     return figure
 
 
@@ -51,49 +51,49 @@ def as_rgb(image: Image, display: tuple[int, int, int], like: Image) -> Float[np
     return np.clip((chosen - black) / max(white - black, 1e-6), 0, 1)
 
 
-def views(scenes: SceneSet, scene: Scene, images: Mapping[str, Image]) -> Figure:
+@styled
+def natural_colours(scenes: SceneSet, scene: Scene, images: Mapping[str, Image]) -> Figure:
     """The scene in natural colours: truth, the low-resolution image, and each method's result."""
-    with matplotlib.style.context(STYLE):
-        panels = {"truth": scene.gt, "LR-HSI": scene.lr, **images}
-        figure, axes = _panels(len(panels), scene.gt.shape)
-        for axis, (title, image) in zip(axes, panels.items(), strict=True):
-            axis.imshow(as_rgb(image, scenes.display, scene.gt))
-            axis.set_title(title)
+    panels = {"truth": scene.gt, "LR-HSI": scene.lr, **images}
+    figure, axes = _panels(len(panels), scene.gt.shape)
+    for axis, (title, image) in zip(axes, panels.items(), strict=True):
+        axis.imshow(as_rgb(image, scenes.display, scene.gt))
+        axis.set_title(title)
     return figure
 
 
+@styled
 def error_maps(scene: Scene, images: Mapping[str, Image]) -> Figure:
     """Absolute error, mean over bands, a panel per method on one colour scale; the number is its mean."""
     errors = {title: np.abs(image - scene.gt).mean(0) for title, image in images.items()}
-    with matplotlib.style.context(STYLE):
-        figure, axes = _panels(len(errors), scene.gt.shape)
-        top = max(float(np.percentile(error, 99.5)) for error in errors.values())
-        for axis, (title, error) in zip(axes, errors.items(), strict=True):
-            drawn = axis.imshow(error, vmin=0, vmax=top, cmap="viridis")
-            axis.set_title(f"{title}\nmean {error.mean():.5f}")
-        figure.colorbar(drawn, ax=axes, label="|error|, mean over bands", shrink=0.8)
+    figure, axes = _panels(len(errors), scene.gt.shape)
+    top = max(float(np.percentile(error, 99.5)) for error in errors.values())
+    for axis, (title, error) in zip(axes, errors.items(), strict=True):
+        drawn = axis.imshow(error, vmin=0, vmax=top, cmap="viridis")
+        axis.set_title(f"{title}\nmean {error.mean():.5f}")
+    figure.colorbar(drawn, ax=axes, label="|error|, mean over bands", shrink=0.8)
     return figure
 
 
+@styled
 def spectra(scenes: SceneSet, scene: Scene, images: Mapping[str, Image], pixels: Sequence[tuple[int, int]]) -> Figure:
     """Spectra of chosen pixels (row, column): truth and every method, the error of each below."""
     bands = np.arange(scenes.n_bands) if scenes.wavelengths is None else scenes.wavelengths
     order = np.argsort(bands, kind="stable")  # AVIRIS's spectrometers overlap: its table steps back
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(3.2 * len(pixels), 4.4), layout="constrained")
-        axes = figure.subplots(2, len(pixels), sharex=True, squeeze=False, height_ratios=(2, 1))
-        for (above, below), (row, col) in zip(axes.T, pixels, strict=True):
-            truth = scene.gt[:, row, col]
-            above.plot(bands[order], truth[order], color="black", label="truth")
-            for k, (title, image) in enumerate(images.items()):
-                values = image[:, row, col]
-                above.plot(bands[order], values[order], color=f"C{k}", label=title, linewidth=1)
-                below.plot(bands[order], (values - truth)[order], color=f"C{k}", linewidth=1)
-            above.set_title(f"row {row}, column {col}")
-            below.set_xlabel("band" if scenes.wavelengths is None else "wavelength (nm)")
-        axes[0, 0].set_ylabel("value, of 1")
-        axes[1, 0].set_ylabel("error")
-        axes[0, 0].legend(fontsize=7)
+    figure = Figure(figsize=(3.2 * len(pixels), 4.4), layout="constrained")
+    axes = figure.subplots(2, len(pixels), sharex=True, squeeze=False, height_ratios=(2, 1))
+    for (above, below), (row, col) in zip(axes.T, pixels, strict=True):
+        truth = scene.gt[:, row, col]
+        above.plot(bands[order], truth[order], color="black", label="truth")
+        for k, (title, image) in enumerate(images.items()):
+            values = image[:, row, col]
+            above.plot(bands[order], values[order], color=f"C{k}", label=title, linewidth=1)
+            below.plot(bands[order], (values - truth)[order], color=f"C{k}", linewidth=1)
+        above.set_title(f"row {row}, column {col}")
+        below.set_xlabel("band" if scenes.wavelengths is None else "wavelength (nm)")
+    axes[0, 0].set_ylabel("value, of 1")
+    axes[1, 0].set_ylabel("error")
+    axes[0, 0].legend(fontsize=7)
     return figure
 
 
@@ -103,7 +103,5 @@ def _panels(n: int, shape: Sequence[int]) -> tuple[Figure, Any]:
     figure = Figure(figsize=(9.5, min(6.0, width * shape[-2] / shape[-1] + 0.6)), layout="constrained")
     axes = figure.subplots(1, n, squeeze=False)[0]
     for axis in axes:
-        axis.set(xticks=[], yticks=[])
-        axis.grid(visible=False)
-        axis.spines[:].set_visible(False)
+        bare(axis, xticks=[], yticks=[])
     return figure, axes

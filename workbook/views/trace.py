@@ -22,12 +22,14 @@ class LayerTrace:
         layer: the layer.
         attention: input of its window attention (after LN1 and, in `psrt` and `psrt_misaligned`, shuffled).
         ka: input of its KA branch, None without one.
+        sa: the kernels that its kernel SA was given, None without one.
         places: the pixel (row · W + column) of the image that stands at each position of `attention`.
     """
 
     layer: Layer
     attention: Float[Tensor, "1 h w c"]
     ka: Float[Tensor, "1 c h w"] | None
+    sa: Float[Tensor, "1 m o i u v"] | None
     places: Int[Tensor, "h w"]
 
 
@@ -76,22 +78,22 @@ def trace(model: PSRT, up: Float[Tensor, "1 bands h w"], msi: Float[Tensor, "1 m
     h, w = up.shape[-2:]
     if up.shape[0] != 1 or h % WINDOWS[0] or w % WINDOWS[0]:
         raise KAError(f"up {tuple(up.shape)}: one image with sides that are multiples of {WINDOWS[0]} is expected")
-    caught: dict[nn.Module, Tensor] = {}
+    caught: dict[nn.Module | None, Tensor] = {}
 
     def catch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         caught[module] = inputs[0].detach()
 
-    watched = [part for layer in model.layers() for part in (layer.attn, layer.ka) if part is not None]
-    hooks = [part.register_forward_pre_hook(catch) for part in watched]
+    watched = [(layer.attn, layer.ka, getattr(layer.ka, "sa", None)) for layer in model.layers()]
+    hooks = [part.register_forward_pre_hook(catch) for parts in watched for part in parts if part is not None]
     try:
         output = model(up, msi)
     finally:
         for hook in hooks:
             hook.remove()
-    layers = []
-    for i, layer in enumerate(model.layers()):
-        ka = None if layer.ka is None else caught[layer.ka]
-        layers.append(LayerTrace(layer, caught[layer.attn], ka, _places(layer, i % 3, model.row.shuffle, h, w)))
+    layers = [
+        LayerTrace(layer, caught[attn], caught.get(ka), caught.get(sa), _places(layer, i % 3, model.row.shuffle, h, w))
+        for i, (layer, (attn, ka, sa)) in enumerate(zip(model.layers(), watched, strict=True))
+    ]
     return Trace(model, up, msi, output, tuple(layers))
 
 
