@@ -1,14 +1,19 @@
 """Every model the plain way the study ran it: what tests and the clock compare the fast models with.
 
-Nothing here is fast and nothing fast is called: of a model only its weights and its row are taken. Kernels are made by
-the study's stages, the first convolution of every window is computed (and thrown away, but for the gates of kav17 and
-kav18), attention is matmul–softmax–matmul, windows are copies. The second convolution runs all n or n+1 kernels: as
-one grouped convolution of the repeated image, or, where the study's code was serial, one after the other.
+Nothing here is fast and nothing fast is called: of a model only its weights and its row are taken. A KA layer is
+written for one image, part by part as the study describes it; `torch.vmap` runs the same lines for a batch, so that a
+kernel per sample costs what it cost the study (one grouped convolution), and no sample can see another.
+
+Kernels are made by the study's stages, the first convolution of every window is computed (and thrown away, but for the
+gates of kav17 and kav18), attention is matmul–softmax–matmul, windows are copies. The second convolution runs all n or
+n+1 kernels: as one grouped convolution of the repeated image, or, where the study's code was serial, one after the
+other.
 """
 
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,7 +27,8 @@ from ka.models.variants import N_WINDOWS, Variant, variant
 
 GRID = math.isqrt(N_WINDOWS)
 Map = Float[Tensor, "b c h w"]
-Kernel = Float[Tensor, "s o i u v"]
+Image = Float[Tensor, "c h w"]
+Kernel = Float[Tensor, "o i u v"]
 Tokens = Float[Tensor, "b h w c"]
 Weights = Any  # a part of a model, taken for its weights
 
@@ -60,21 +66,32 @@ class ReferenceLayer(nn.Module):
         if self.dead is not None:
             self.dead(x)
             return x
-        layer: Weights = self.layer
-        row = layer.row
-        windows, glob = kernels(layer, x)
-        if row.second in ("windows", "windows+image"):
-            results = [convolve_windows(x, [kernel[0] for kernel in windows], row)]
-            if row.second == "windows":
-                return results[0]
-            results.append(convolve(x, [_known(glob)], row))
-        elif row.second == "global":
-            return convolve(x, [_known(glob)], row)
-        else:
-            results = [convolve(x, join(windows, glob, row), row)]
-        y = torch.cat(results, dim=1)
-        y = pointwise(layer.fusion, y) if row.has_fusion else with_bias(y, layer.bias)
-        return F.gelu(y) if row.activation else y
+        return plain_layer(self.layer, x)
+
+
+def plain_layer(layer: KernelAttention, x: Map) -> Map:
+    """What a KA layer makes of a map, plainly, on the very weights of `layer`; H and W are even."""
+    return torch.vmap(partial(_of_one_image, layer))(x)
+
+
+def _of_one_image(layer: Weights, x: Image) -> Image:
+    row = layer.row
+    if row.kernels == "identity":
+        return x
+    windows, glob = kernels(layer, x)
+    if row.second == "windows":
+        y = convolve_windows(x, windows, row)
+    elif row.second == "windows+image":
+        y = torch.cat([convolve_windows(x, windows, row), convolve(x, [_known(glob)], row)])
+    elif row.second == "global":
+        y = convolve(x, [_known(glob)], row)
+    else:
+        y = convolve(x, join(windows, glob, row), row)
+    if row.has_fusion:
+        y = pointwise(layer.fusion, y)
+    if layer.bias is not None:
+        y = y + layer.bias[:, None, None]
+    return F.gelu(y) if row.activation else y
 
 
 def serial(row: Variant) -> bool:
@@ -83,13 +100,13 @@ def serial(row: Variant) -> bool:
     return not row.ours and (row.se == "per window" or "window_se" in row.dead)
 
 
-# Kernels: one per window; s = 1, or one for every sample; o = 1 while pooled kernels have no output axis
+# Kernels of one image, one per window; o = 1 while pooled kernels have no output axis
 
 
-def kernels(layer: Weights, x: Map) -> tuple[list[Kernel], Kernel | None]:
+def kernels(layer: Weights, x: Image) -> tuple[list[Kernel], Kernel | None]:
     """The kernels of the second convolution: (of the windows, global or None)."""
     row = layer.row
-    windows = pool(x, row.size) if row.kernels == "pooled" else learned(layer, x)
+    windows = [F.adaptive_avg_pool2d(w, row.size)[None] for w in cut(x)] if row.widen else learned(layer, x)
     glob = make_global(layer.global_kernel, windows) if row.global_from == "raw" else None
     if row.sa == "windows":
         windows = attend(layer.sa, windows, row)
@@ -108,25 +125,20 @@ def kernels(layer: Weights, x: Map) -> tuple[list[Kernel], Kernel | None]:
     return windows, glob
 
 
-def pool(x: Map, size: int) -> list[Kernel]:
-    """Every window averaged to k×k: no output axis yet."""
-    return [F.adaptive_avg_pool2d(window, size)[:, None] for window in cut(x)]
-
-
-def learned(layer: Weights, x: Map) -> list[Kernel]:
+def learned(layer: Weights, x: Image) -> list[Kernel]:
     """The windows' kernels, which the first convolution was run for; kav17 and kav18 gate them by what it gives."""
     weights = list(layer.window_kernels.weight)
     if len(weights) == 1:  # an ordinary convolution has no windows to look at first
-        return [weight[None] for weight in weights]
+        return weights
     first = convolve_windows(x, weights, layer.row)
     if layer.reweight is None:
-        return [weight[None] for weight in weights]
+        return weights
     gate = layer.reweight
-    means = [window.mean((2, 3), keepdim=True) for window in cut(first)]
+    means = [window.mean((1, 2), keepdim=True) for window in cut(first)]
     numbers = [pointwise(squeeze, mean) for squeeze, mean in zip(gate.squeeze, means, strict=True)]
-    hidden = F.gelu(F.linear(torch.cat(numbers, dim=1).flatten(1), gate.expand.weight, gate.expand.bias))
+    hidden = F.gelu(F.linear(torch.cat(numbers).flatten(), gate.expand.weight, gate.expand.bias))
     gates = torch.sigmoid(F.linear(hidden, gate.contract.weight, gate.contract.bias))
-    return [gates[:, m, None, None, None, None] * weight for m, weight in enumerate(weights)]
+    return [factor * weight for factor, weight in zip(gates.unbind(), weights, strict=True)]
 
 
 def join(windows: list[Kernel], glob: Kernel | None, row: Variant) -> list[Kernel]:
@@ -144,19 +156,18 @@ def part(joined: list[Kernel], row: Variant) -> tuple[list[Kernel], Kernel]:
 def attend(sa: Weights, each: list[Kernel], row: Variant) -> list[Kernel]:
     """Kernel SA: for every filter, attention among the taps of all its kernels, among the channels of a head, or the
     sum of both."""
-    (s, o, c), n = each[0].shape[:3], row.size**2
-    taps = torch.stack(each, dim=2).flatten(4).transpose(3, 4)  # s o m n i
+    m, (o, c), n = len(each), each[0].shape[:2], row.size**2
+    taps = torch.stack(each, dim=1).flatten(3).transpose(2, 3)  # o m n i
     if row.sa == "scrambled":  # KAv8's reshape, without the permutation it needed (audit, point 4)
-        taps = taps.reshape(s, len(each), o, n, c).transpose(1, 2)
-    taps = taps.reshape(s * o, len(each) * n, c)
-    q, k, v = split_heads(sa, taps, sa.n_heads)
+        taps = taps.reshape(m, o, n, c).transpose(0, 1)
+    q, k, v = split_heads(sa, taps.reshape(o, m * n, c), sa.n_heads)
     mixes = []
     if row.sa_among in ("taps", "both"):
         mixes.append(mix(q, k, v, (c // sa.n_heads) ** -0.5))
     if row.sa_among in ("channels", "both"):
-        mixes.append(mix(q.mT, k.mT, v.mT, (len(each) * n) ** -0.5).mT)
-    out = merge_heads(sa, mixes[0] if len(mixes) == 1 else mixes[0] + mixes[1]).reshape(s, o, len(each), n, c)
-    return [kernel.transpose(2, 3).reshape(s, o, c, row.size, row.size) for kernel in out.unbind(2)]
+        mixes.append(mix(q.mT, k.mT, v.mT, (m * n) ** -0.5).mT)
+    out = merge_heads(sa, mixes[0] if len(mixes) == 1 else mixes[0] + mixes[1]).reshape(o, m, n, c)
+    return [kernel.mT.reshape(o, c, row.size, row.size) for kernel in out.unbind(1)]
 
 
 def excite(se: Weights, each: list[Kernel]) -> list[Kernel]:
@@ -165,81 +176,68 @@ def excite(se: Weights, each: list[Kernel]) -> list[Kernel]:
         pairs = zip(se.squeeze, se.excite, each, strict=True)
         return [kernel * _gate(squeeze, grow, kernel) for squeeze, grow, kernel in pairs]
     together = torch.stack(each)
-    return list(together * _gate(se.squeeze[0], se.excite[0], together))
+    return list(together * _gate(se.squeeze[0], se.excite[0], together.flatten(0, 1)).unflatten(0, (len(each), -1)))
 
 
 def _gate(squeeze: Weights, grow: Weights, kernel: Kernel) -> Kernel:
-    filters = kernel.flatten(0, -4)
-    gate = torch.sigmoid(pointwise(grow, F.relu(pointwise(squeeze, F.adaptive_avg_pool2d(filters, 1)))))
-    return gate.reshape(*kernel.shape[:-2], 1, 1)
+    return torch.sigmoid(pointwise(grow, F.relu(pointwise(squeeze, kernel.mean((2, 3), keepdim=True)))))
 
 
 def make_global(module: Weights, windows: list[Kernel]) -> Kernel:
     """The windows' kernels joined on their input axis, through a 1×1 convolution n·c → c."""
-    joined = torch.cat(windows, dim=2)
-    return pointwise(module.mix, joined.flatten(0, 1)).unflatten(0, joined.shape[:2])
+    return pointwise(module.mix, torch.cat(windows, dim=1))
 
 
 def widen(module: Weights, kernel: Kernel, row: Variant) -> Kernel:
-    """Pooled kernels (s 1 i k k) with an output axis."""
-    c, taps = kernel.shape[2], kernel[:, 0].flatten(2).transpose(1, 2)
+    """Pooled kernels (1 i k k) with an output axis."""
+    c, taps = kernel.shape[1], kernel[0].flatten(1).T
     if row.widen == "linear":
         wide = F.linear(taps, module.linear.weight, module.linear.bias)
-        return wide.transpose(1, 2).reshape(-1, c, c, row.size, row.size)
+        return wide.T.reshape(c, c, row.size, row.size)
     if row.widen == "outer":
-        both = F.linear(taps, module.descriptors.weight, module.descriptors.bias).transpose(1, 2)
-        return (both[:, :c, None] * both[:, None, c:]).reshape(-1, c, c, row.size, row.size)
+        both = F.linear(taps, module.descriptors.weight, module.descriptors.bias).T
+        return (both[:c, None] * both[None, c:]).reshape(c, c, row.size, row.size)
     if row.widen == "depthwise":
-        return torch.diag_embed(kernel[:, 0].permute(0, 2, 3, 1)).permute(0, 3, 4, 1, 2)
+        return torch.diag_embed(kernel[0].permute(1, 2, 0)).permute(2, 3, 0, 1)
     if row.widen == "repeat+affine":
         kernel = kernel * module.weight[:, None, None] + module.bias[:, None, None]
-    return kernel.repeat(1, c, 1, 1, 1)
+    return kernel.repeat(c, 1, 1, 1)
 
 
 # Convolutions
 
 
-def convolve(x: Map, each: list[Kernel], row: Variant) -> Map:
+def convolve(x: Image, each: list[Kernel], row: Variant) -> Image:
     """The image with every kernel, results side by side on channels."""
-    b, c, h, w = x.shape
-    if each[0].shape[0] > 1:  # a kernel per sample: samples stand on the channel axis
-        weight = torch.stack(each, dim=1).reshape(-1, c, row.size, row.size)
-        images = x.repeat(1, len(each), 1, 1).reshape(1, -1, h, w)
-        return F.conv2d(images, weight, padding=row.size // 2, groups=b * len(each)).reshape(b, -1, h, w)
+    pad = row.size // 2
     if serial(row):
-        return torch.cat([F.conv2d(x, kernel[0], padding=row.size // 2) for kernel in each], dim=1)
-    weight = torch.cat(each, dim=1)[0]
-    return F.conv2d(x.repeat(1, len(each), 1, 1), weight, padding=row.size // 2, groups=len(each))
+        return torch.cat([F.conv2d(x, kernel, padding=pad) for kernel in each])
+    return F.conv2d(x.repeat(len(each), 1, 1), torch.cat(each).contiguous(), padding=pad, groups=len(each))
 
 
-def convolve_windows(x: Map, each: list[Float[Tensor, "o i u v"]], row: Variant) -> Map:
+def convolve_windows(x: Image, each: list[Kernel], row: Variant) -> Image:
     """Every window by its own kernel, padded at its border, results back in place."""
     pad = row.size // 2
     if serial(row):
         return paste([F.conv2d(window, kernel, padding=pad) for window, kernel in zip(cut(x), each, strict=True)])
-    windows = torch.cat(cut(x), dim=1)
-    return paste(F.conv2d(windows, torch.cat(each), padding=pad, groups=len(each)).chunk(len(each), dim=1))
+    results = F.conv2d(torch.cat(cut(x)), torch.cat(each).contiguous(), padding=pad, groups=len(each))
+    return paste(results.chunk(len(each)))
 
 
-def cut(x: Map) -> list[Map]:
-    """The windows of a map, row-major."""
-    return [window for band in x.chunk(GRID, dim=2) for window in band.chunk(GRID, dim=3)]
+def cut(x: Float[Tensor, "*any h w"]) -> list[Tensor]:
+    """The windows of an image (or of many), row-major."""
+    return [window for band in x.chunk(GRID, dim=-2) for window in band.chunk(GRID, dim=-1)]
 
 
-def paste(windows: Sequence[Map]) -> Map:
+def paste(windows: Sequence[Tensor]) -> Tensor:
     """The inverse of `cut`."""
-    bands = [torch.cat(list(windows[i : i + GRID]), dim=3) for i in range(0, len(windows), GRID)]
-    return torch.cat(bands, dim=2)
+    bands = [torch.cat(list(windows[i : i + GRID]), dim=-1) for i in range(0, len(windows), GRID)]
+    return torch.cat(bands, dim=-2)
 
 
-def pointwise(module: Weights, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h w"]:
+def pointwise(module: Weights, x: Float[Tensor, "*n i h w"]) -> Float[Tensor, "*n o h w"]:
     """A 1×1 convolution by the weights of a linear layer."""
     return F.conv2d(x, module.weight[..., None, None], module.bias)
-
-
-def with_bias(y: Map, bias: Float[Tensor, " c"] | None) -> Map:
-    """A bias per channel, if there is one."""
-    return y if bias is None else y + bias[:, None, None]
 
 
 def _known(glob: Kernel | None) -> Kernel:

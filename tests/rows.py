@@ -1,26 +1,33 @@
-"""Every row that the table of variants accepts, not only those that are in it."""
+"""Rows that the table of variants does not hold but would accept: what is true of every variant is tried on them."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 from ka.errors import KAError
-from ka.models.variants import Variant, variant
+from ka.models.variants import Variant
+
+PARTS = {
+    "kernels": ("learned", "reweighted", "pooled"),
+    "sa": ("", "windows", "windows+global", "global+windows", "scrambled"),
+    "se": ("", "shared", "per window"),
+    "widen": ("", "linear", "repeat", "repeat+affine", "outer", "depthwise"),
+    "global_from": ("", "raw", "attended"),
+    "global_se": ("", "shared", "own"),
+    "second": ("image", "windows", "windows+image", "global"),
+    "activation": (False, True),
+}
+"""Every value of the parts that decide what a KA layer with four window kernels computes."""
 
 
-def rows_that_could_be() -> Iterator[Variant]:
-    """Rows named "mine": every combination of the main parts that means something."""
-    fields = ("kernels", "sa", "se", "widen", "global_from", "global_se", "second", "activation")
-    settings = itertools.product(
-        ("learned", "reweighted", "pooled"), ("", "windows", "windows+global", "global+windows"),
-        ("", "shared", "per window"), ("", "linear", "repeat"), ("", "raw", "attended"), ("", "shared", "own"),
-        ("image", "windows", "windows+image", "global"), (False, True),
-    )  # fmt: skip
-    for setting in settings:
+@cache
+def rows_that_could_be() -> tuple[Variant, ...]:
+    """Every combination of `PARTS`, and of what SA attends among, that `Variant` accepts."""
+    rows = []
+    for setting in itertools.product(*PARTS.values()):
         try:
-            row = replace(variant("kav19"), name="mine", **dict(zip(fields, setting, strict=True)))
+            row = Variant("mine", **dict(zip(PARTS, setting, strict=True)))  # type: ignore[arg-type]
         except KAError:
             continue
-        # One SE per window has none for a global kernel, and a shared one of no SE is none.
-        if row.global_se != "shared" or row.se == "shared":
-            yield row
+        rows += [row, *(replace(row, sa_among=among) for among in ("channels", "both") if row.sa)]
+    return tuple(rows)

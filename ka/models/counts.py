@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ka.errors import KAError, unknown
 from ka.models.psrt import PSRT, build
-from ka.models.variants import dead_parameters
+from ka.models.study_names import dead_parameters
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -13,7 +13,7 @@ formula and the fast form.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import cast
 
@@ -212,35 +212,73 @@ class GlobalKernel(nn.Module):
         return rearrange(self.mix(taps), "s o u v i -> s 1 o i u v")
 
 
-class Widen(nn.Module):
-    """Give pooled kernels an output axis.
+# How pooled kernels (s m 1 i u v) get an output axis
 
-    `linear` learns it per tap (c → c², output major); `repeat` copies the one kernel to every output; `repeat+affine`
-    then scales and shifts each input channel. `outer` is a rank-1 `linear`: per tap, the outer product of two
-    descriptors, each a Linear c → c of the pooled one. `depthwise` needs none: output o sees input o alone, and the
-    fusion mixes channels.
-    """
 
-    def __init__(self, c: int, how: str) -> None:
+class LinearWidening(nn.Module):
+    """Learned per tap: c → c², output major."""
+
+    def __init__(self, c: int) -> None:
         super().__init__()
-        self.c, self.how = c, how
-        self.descriptors = nn.Linear(c, 2 * c) if how == "outer" else None
-        self.linear = nn.Linear(c, c * c) if how == "linear" else None
-        self.weight = nn.Parameter(torch.ones(c)) if how == "repeat+affine" else None
-        self.bias = nn.Parameter(torch.zeros(c)) if how == "repeat+affine" else None
+        self.linear = nn.Linear(c, c * c)
 
     def forward(self, kernels: Kernels) -> Kernels:
-        if self.linear is not None:
-            taps = self.linear(rearrange(kernels, "s m 1 i u v -> s m u v i"))
-            return rearrange(taps, "s m u v (o i) -> s m o i u v", o=self.c)
-        if self.descriptors is not None:
-            of_output, of_input = self.descriptors(rearrange(kernels, "s m 1 i u v -> s m u v i")).chunk(2, dim=-1)
-            return einsum(of_output, of_input, "s m u v o, s m u v i -> s m o i u v")
-        if self.how == "depthwise":
-            return kernels * torch.eye(self.c, dtype=kernels.dtype, device=kernels.device)[..., None, None]
-        if self.weight is not None and self.bias is not None:
-            kernels = kernels * self.weight[:, None, None] + self.bias[:, None, None]
-        return kernels.expand(-1, -1, self.c, -1, -1, -1)
+        taps = self.linear(rearrange(kernels, "s m 1 i u v -> s m u v i"))
+        return rearrange(taps, "s m u v (o i) -> s m o i u v", i=kernels.shape[3])
+
+
+class OuterWidening(nn.Module):
+    """A `LinearWidening` of rank 1: per tap, the outer product of two descriptors, each a Linear c → c of the pooled
+    one."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.descriptors = nn.Linear(c, 2 * c)
+
+    def forward(self, kernels: Kernels) -> Kernels:
+        of_output, of_input = self.descriptors(rearrange(kernels, "s m 1 i u v -> s m u v i")).chunk(2, dim=-1)
+        return einsum(of_output, of_input, "s m u v o, s m u v i -> s m o i u v")
+
+
+class DepthwiseWidening(nn.Module):
+    """Output o sees input o alone; the fusion mixes channels."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+
+    def forward(self, kernels: Kernels) -> Kernels:
+        c = kernels.shape[3]
+        return kernels * torch.eye(c, dtype=kernels.dtype, device=kernels.device)[..., None, None]
+
+
+class Repeat(nn.Module):
+    """The same kernel for every output channel."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+
+    def forward(self, kernels: Kernels) -> Kernels:
+        return kernels.expand(-1, -1, kernels.shape[3], -1, -1, -1)
+
+
+class AffineRepeat(Repeat):
+    """The same kernel for every output channel, each input channel scaled and shifted."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__(c)
+        self.weight, self.bias = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c))
+
+    def forward(self, kernels: Kernels) -> Kernels:
+        return super().forward(kernels * self.weight[:, None, None] + self.bias[:, None, None])
+
+
+WIDENINGS: dict[str, Callable[[int], nn.Module]] = {
+    "linear": LinearWidening,
+    "outer": OuterWidening,
+    "depthwise": DepthwiseWidening,
+    "repeat": Repeat,
+    "repeat+affine": AffineRepeat,
+}
 
 
 class KernelAttention(nn.Module):
@@ -267,7 +305,7 @@ class KernelAttention(nn.Module):
         self.reweight = Reweight(c) if row.kernels == "reweighted" else None
         self.sa = KernelSA(c, row) if row.sa else None
         self.se = SE(c, N_WINDOWS if row.se == "per window" else 1) if row.se else None
-        self.widen = Widen(c, row.widen) if row.widen else None
+        self.widen = WIDENINGS[row.widen](c) if row.widen else None
         self.global_kernel = (
             GlobalKernel(c, bias=row.global_bias, linear="global" in row.linear) if row.global_from else None
         )
@@ -366,7 +404,7 @@ def apply_folded(
     """The second convolution: each window by its own kernel, the image by one, summed; then bias and GELU."""
     y = None
     if windows is not None:
-        y = convolve_windows(x, windows[0])
+        y = convolve_windows(x, windows)
     if image is not None:
         on_image = convolve(x, image[:, 0])
         y = on_image if y is None else y + on_image
@@ -387,11 +425,10 @@ def convolve(x: Map, kernel: Float[Tensor, "s o i u v"]) -> Map:
     return rearrange(y, "1 (b c) h w -> b c h w", b=b)
 
 
-def convolve_windows(x: Map, kernels: Float[Tensor, "m o i u v"]) -> Map:
-    """k×k convolution of each quadrant by its own kernel, zero-padded at the quadrant's border."""
-    windows = quadrants(x)
-    each = [F.conv2d(windows[:, m], kernel, padding=kernel.shape[-1] // 2) for m, kernel in enumerate(kernels)]
-    return unquadrants(torch.stack(each, dim=1))
+def convolve_windows(x: Map, kernels: Kernels) -> Map:
+    """k×k convolution of each quadrant by its own kernel (of each sample), zero-padded at the quadrant's border."""
+    pairs = zip(quadrants(x).unbind(1), kernels.unbind(1), strict=True)
+    return unquadrants(torch.stack([convolve(window, kernel) for window, kernel in pairs], dim=1))
 
 
 class FoldedKernelAttention(nn.Module):

@@ -6,11 +6,12 @@ change one part of another row, so that two runs can answer a question. A new id
 `VARIANTS` = `variant` of the notebooks = label in figures.
 
 Parameter counts: *live* parameters are those the output depends on, and the only ones our models have. The study's
-modules also held *dead* ones, which inflate its parameter column; `reported_parameters` adds them by name.
+modules also held *dead* ones, which inflate its parameter column (`ka.models.study_names` counts them).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from ka.errors import KAError, unknown
@@ -24,9 +25,18 @@ GlobalSE = Literal["", "shared", "own"]
 Global = Literal["", "raw", "attended"]
 Second = Literal["image", "windows", "windows+image", "global"]
 Widen = Literal["", "linear", "repeat", "repeat+affine", "outer", "depthwise"]
+Mixes = tuple[Literal["fusion", "global"], ...]
+DeadPart = Literal[
+    "conv_bias", "norm", "layernorm", "kernels", "sa", "shared_se", "window_se", "global_se", "global", "fusion2",
+    "reweight",
+]  # fmt: skip
 
 N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
 KERNEL_SIZE = 3  # of every row that does not say otherwise
+
+
+_NO_KA = {"name", "kernels", "shuffle", "ours"}
+_IDENTITY = _NO_KA | {"layernorm", "dead"}
 
 
 @dataclass(frozen=True)
@@ -50,14 +60,17 @@ class Variant:
         widen: how pooled kernels (no output axis) get one, after SA and SE.
         global_from: global kernel made from the raw (or reweighted) window kernels, or from those after SA.
         global_bias: bias of the 1×1 convolution that makes the global kernel.
-        global_se: SE of the global kernel: the shared one, or its own.
+        global_se: SE of the global kernel: the one of `se="shared"`, or its own.
         second: what the second convolution runs on: the image with every kernel; each window with its own kernel;
             windows with theirs and the image with the global kernel; the image with the global kernel alone.
         bias: of the second convolution, where it is a single one on the image (the study has none).
-        activation: GELU after the fusion.
+        activation: GELU after the second convolution and its fusion, where there is one.
         linear: 1×1 mixes that the study built as Linear (they start from N(0, 0.01²)), not as a convolution.
-        dead: parts of the study's layer that no output depended on (`DEAD_PARTS`).
+        dead: parts of the study's layer that no output depended on (`ka.models.study_names.DEAD_PARTS`).
         ours: a row that neither report has, to be compared with the row that it changes.
+
+    Raises:
+        KAError: a value that is unknown, or one that would be ignored: a new row fails here and not in training.
     """
 
     name: str
@@ -77,49 +90,59 @@ class Variant:
     second: Second = "image"
     bias: bool = False
     activation: bool = False
-    linear: tuple[str, ...] = ()
-    dead: tuple[str, ...] = ()
+    linear: Mixes = ()
+    dead: tuple[DeadPart, ...] = ()
     ours: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse combinations that mean nothing, so that a new row fails here and not in training."""
-        for field in fields(self):
-            allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
-            if allowed and getattr(self, field.name) not in allowed:
-                raise KAError(
-                    f"variant {self.name}: {field.name}={getattr(self, field.name)!r} is unknown; "
-                    f"choose one of {', '.join(map(repr, allowed))}"
-                )
-        single = self.n_windows == 1
-        nonsense = {
-            "there are as many windows as quadrants, or one": self.n_windows not in (1, N_WINDOWS),
-            "kernels have an odd number of taps a side": self.size < 1 or self.size % 2 == 0,
-            "a single window kernel is learned and on the image, and has no other to be mixed with": (
-                single
-                and (
-                    self.kernels != "learned" or self.second != "image" or bool(self.sa or self.se or self.global_from)
-                )
+        for name, choices in _choices().items():
+            value = getattr(self, name)
+            for given in value if isinstance(value, tuple) else [value]:
+                if given not in choices:
+                    raise unknown(f"variant {self.name}: {name}", given, choices)
+        for why, wrong in self._nonsense().items():
+            if wrong:
+                raise KAError(f"variant {self.name}: {why}; mend its row in ka/models/variants.py")
+
+    def _nonsense(self) -> dict[str, bool]:
+        """What a row must not say, and whether this one does."""
+        kept = {"": _NO_KA, "identity": _IDENTITY}.get(self.kernels)
+        idle = [f.name for f in fields(self) if kept and f.name not in kept and getattr(self, f.name) != f.default]
+        of_global = self.sa not in ("", "windows") or self.global_se or not self.global_bias or "global" in self.linear
+        unmixed = self.kernels == "learned" and self.second == "image" and not (self.sa or self.se or self.global_from)
+        return {
+            f"kernels={self.kernels!r} leaves nothing for {', '.join(idle)} to change": bool(idle),
+            "there are as many windows as quadrants (4), or one": self.n_windows not in (1, N_WINDOWS),
+            "`size` is an odd number of taps a side": (
+                not isinstance(self.size, int) or self.size < 1 or self.size % 2 == 0
             ),
-            "only a single convolution has a bias (else the fusion's serves all)": self.bias and not single,
+            "a single window kernel is learned and on the image, and has no other to be mixed with": (
+                self.n_windows == 1 and not unmixed
+            ),
+            "only a single convolution has a bias (else the fusion's serves all)": self.bias and self.n_windows != 1,
+            "only learned kernels start from `normal_init`": self.normal_init and self.kernels == "pooled",
             "there is no SA for `sa_among` to speak of": self.sa_among != "taps" and not self.sa,
             "pooled kernels need `widen`, and only they": (self.kernels == "pooled") != bool(self.widen),
-            "SA or SE of a global kernel needs `global_from`": (
-                not self.global_from and (self.sa not in ("", "windows") or bool(self.global_se))
+            "SA, SE, bias or start of a global kernel need `global_from`": not self.global_from and bool(of_global),
+            'there is no shared SE (`se="shared"`) for the global kernel to share': (
+                self.global_se == "shared" and self.se != "shared"
             ),
             "the second convolution uses a global kernel that `global_from` does not make": (
                 self.second in ("windows+image", "global") and not self.global_from
             ),
-            "a global kernel of pooled kernels is not defined": (self.kernels == "pooled" and bool(self.global_from)),
+            "a global kernel of pooled kernels is not defined": self.kernels == "pooled" and bool(self.global_from),
             "a global kernel made after SA cannot take part in SA": (
                 self.global_from == "attended" and self.sa != "windows"
             ),
             "a second convolution on windows alone would throw the global kernel away": (
                 self.second == "windows" and bool(self.global_from)
             ),
+            "a second convolution by the global kernel alone would throw SE (or SA) of window kernels away": (
+                self.second == "global" and bool(self.se or (self.sa == "windows" and self.global_from == "raw"))
+            ),
+            "there is no fusion to be `linear`": "fusion" in self.linear and not self.has_fusion,
+            "rows of our own hold nothing dead": self.ours and bool(self.dead),
         }
-        for why, wrong in nonsense.items():
-            if wrong:
-                raise KAError(f"variant {self.name}: {why}; mend its row in ka/models/variants.py")
 
     @property
     def has_ka(self) -> bool:
@@ -161,6 +184,14 @@ class Variant:
         """Whether results of several second convolutions are fused by a 1×1 convolution."""
         several = self.second == "windows+image" or (self.second == "image" and self.n_second > 1)
         return several and self.kernels != "identity"
+
+
+@cache
+def _choices() -> dict[str, tuple[str, ...]]:
+    """What may be said in each field that is a choice, or a tuple of choices."""
+    kinds = {field.name: field.type for field in fields(Variant)}
+    kinds |= {name: get_args(kind)[0] for name, kind in kinds.items() if get_origin(kind) is tuple}
+    return {name: get_args(kind) for name, kind in kinds.items() if get_origin(kind) is Literal}
 
 
 def _rows() -> Iterator[Variant]:
@@ -279,36 +310,3 @@ def variant(name: str) -> Variant:
         return VARIANTS[name]
     except (KeyError, TypeError):
         raise unknown("variant", name, VARIANTS) from None
-
-
-def _se(c: int) -> int:
-    return 2 * (c * c + c)
-
-
-#: Parameters of each part of the study's KA layer, for c channels and n window kernels of 3×3.
-DEAD_PARTS = {
-    "conv_bias": lambda c, n: n * c,
-    "norm": lambda c, n: 2 * c,
-    "layernorm": lambda c, n: 2 * c,
-    "kernels": lambda c, n: n * c * c * KERNEL_SIZE**2,
-    "sa": lambda c, n: 4 * c * c + 4 * c,
-    "shared_se": lambda c, n: _se(c),
-    "window_se": lambda c, n: n * _se(c),
-    "global_se": lambda c, n: _se(c),
-    "global": lambda c, n: n * c * c + c,
-    "fusion2": lambda c, n: 2 * c * c + c,
-    "reweight": lambda c, n: n * (c + 1) + 4 * n * n + 4 * n + 4 * n * n + n,
-}
-
-
-def dead_parameters(name: str, dim: int = 48, n_layers: int = 18) -> int:
-    """Parameters of the study's module that no output depended on; 0 for rows of our own, which it did not have.
-
-    Every SaR block (three layers) also constructed two LayerNorms that no forward used. For kav12 … kav19 the second
-    report prints no counts, so their number here is what its modules are known to have held, not a match.
-    """
-    row = variant(name)
-    if row.ours:
-        return 0
-    unused_norms = (n_layers // 3) * 2 * 2 * dim
-    return unused_norms + n_layers * sum(DEAD_PARTS[part](dim // 2, N_WINDOWS) for part in row.dead)

@@ -25,9 +25,9 @@ from benchmarks.reference import ReferenceLayer, reference, reference_layer, ser
 from ka.data.scenes import DevicePatches
 from ka.errors import KAError
 from ka.models import kernel_attention, psrt
-from ka.models.checkpoints import study_layer_keys
 from ka.models.counts import flops
 from ka.models.kernel_attention import KernelAttention
+from ka.models.study_names import study_layer_keys
 from ka.models.variants import VARIANTS, variant
 from workbook.results import speed, speed_figures
 from workbook.results.speed import (

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import ka
-from ka.models.checkpoints import _DEAD, load_checkpoint, save_weights
+from ka.models.checkpoints import load_checkpoint, save_weights
+from ka.models.study_names import DEAD_PARTS
 from ka.models.variants import VARIANTS
 
 REPORTED = [name for name, row in VARIANTS.items() if not row.ours]
@@ -75,7 +76,7 @@ def dead_weights(parts: tuple[str, ...], c: int) -> dict[str, Tensor]:
         "fusion2": {"fusion.weight": (c, 2 * c), "fusion.bias": (c,)},
         "reweight": {"wink_reweight.mlp.0.weight": (16, 4), "wink_reweight.mlp.0.bias": (16,)},
     }  # fmt: skip
-    assert set(shapes) == set(_DEAD)
+    assert set(shapes) == set(DEAD_PARTS)
     return {key: torch.randn(shape) for part in parts for key, shape in shapes[part].items()}
 
 

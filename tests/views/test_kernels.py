@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from plain import cut, paste, plain_layer
 from torch import Tensor
 from traced import model_of, traced
 
+from benchmarks.reference import cut, paste, plain_layer
 from ka.errors import KAError
 from ka.models.kernel_attention import KernelAttention
 from ka.models.variants import VARIANTS
