@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import ROOT
 
-from workbook.explorer.attention_explorer import AttentionExplorer
 from workbook.explorer.catalog import open_catalog
-from workbook.explorer.kernel_explorer import KernelExplorer
+from workbook.explorer.widgets import AttentionExplorer, KernelExplorer
 from workbook.style import png
 
 if TYPE_CHECKING:

@@ -12,11 +12,9 @@ import ka
 from ka.errors import KAError
 from ka.models.psrt import LAYERS
 from workbook import style
-from workbook.explorer import base
-from workbook.explorer.attention_explorer import AttentionExplorer
-from workbook.explorer.base import Explorer
+from workbook.explorer import widgets
 from workbook.explorer.catalog import Catalog, SceneCrop, open_catalog
-from workbook.explorer.kernel_explorer import ALL, KernelExplorer
+from workbook.explorer.widgets import ALL, AttentionExplorer, Explorer, KernelExplorer
 from workbook.views import attention, kernels
 
 KINDS: list[Callable[[Catalog], Explorer]] = [KernelExplorer, AttentionExplorer]
@@ -36,7 +34,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Explorer], Figure]:
         figures.append(figure)
         return str(len(figures) - 1).encode()
 
-    monkeypatch.setattr(base, "png", number)
+    monkeypatch.setattr(widgets, "png", number)
     return lambda explorer: figures[int(explorer.picture.value)]
 
 

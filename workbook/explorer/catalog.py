@@ -1,6 +1,6 @@
 """What there is to look at: models and images by name, for the notebooks and the explorers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -40,31 +40,19 @@ def shipped() -> dict[str, Path]:
 
 
 def finished_runs(folder: str | Path | None = None) -> dict[str, Path]:
-    """Finished runs in a folder (None: the checkout's `runs/`), by name.
-
-    Raises:
-        KAError: there is no such folder.
-    """
+    """Finished runs in a folder (None: the checkout's `runs/`), by name; no such folder is a `KAError`."""
     if folder is not None and not Path(folder).is_dir():
         raise KAError(f"runs={str(folder)!r} is no folder; give one that holds run folders, or leave it out")
     return {path.parent.name: path.parent for path in sorted(Path(folder or runs_folder()).glob("*/metrics.json"))}
 
 
-def scene_crops(
-    data_root: str | Path | None = None, scenes: Sequence[str] = ("balloons", "feathers", "jelly_beans")
-) -> dict[str, SceneCrop]:
-    """Images to look at, the central 64×64 pixels: two parts of the embedded scene, and some CAVE test scenes.
-
-    Args:
-        data_root: the folder of CAVE, for models of 31 bands.
-        scenes: which of the 11 test scenes.
-
-    Raises:
-        KAError: CAVE is not there.
+def scene_crops(data_root: str | Path | None = None) -> dict[str, SceneCrop]:
+    """Images to look at, the central 64×64 pixels: two parts of the embedded scene, and some test scenes of CAVE, for
+    models of 31 bands, where its folder is given (and if it is not there, a `KAError`).
     """
     sets = [data.load("indian_pines", split) for split in ("test", "train")]
     if data_root is not None:
-        sets.append(data.load("cave", "test", data_root, scenes=scenes))
+        sets.append(data.load("cave", "test", data_root, scenes=("balloons", "feathers", "jelly_beans")))
     return {scene.name: _crop(scene_set, scene) for scene_set in sets for scene in scene_set}
 
 
@@ -78,18 +66,11 @@ def _crop(scenes: SceneSet, scene: Scene) -> SceneCrop:
 
 
 class Catalog:
-    """Models and images by name, and what a model saw in an image; the last few passes are kept.
-
-    Args:
-        models: name → run folder or checkpoint.
-        images: name → image.
+    """Models (run folders or checkpoints) and images by name; a name that is not there is a `KAError`.
 
     Attributes:
         model: the model of a name, read once.
-        trace: what the model of one name saw in the image of another.
-
-    Raises:
-        KAError: there is no model, or no image (here), or none of that name (later).
+        trace: what the model of one name saw in the image of another; the last few are kept.
     """
 
     def __init__(self, models: Mapping[str, str | Path], images: Mapping[str, SceneCrop]) -> None:
@@ -112,11 +93,7 @@ class Catalog:
         return trace(self.model(model), self.images[image].up, self.images[image].msi)
 
     def images_for(self, model: PSRT) -> list[str]:
-        """Names of the images that have the model's bands.
-
-        Raises:
-            KAError: there is none.
-        """
+        """Names of the images that have the model's bands; where there is none, a `KAError`."""
         bands = (model.n_bands, model.n_msi)
         fitting = [name for name, image in self.images.items() if (image.up.shape[1], image.msi.shape[1]) == bands]
         if not fitting:
@@ -145,17 +122,12 @@ def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | 
         at_hand[str(run) if name in at_hand else name] = run
     for model in models:
         if model not in at_hand and not Path(str(model)).exists():
-            raise KAError(
-                f"{model!r} is neither a path nor one of {', '.join(at_hand)}; train it, or choose one of them"
-            )
+            known = ", ".join(at_hand)
+            raise KAError(f"{model!r} is neither a path nor one of {known}; train it, or choose one of them")
     named = {model: at_hand.get(model, model) for model in models}
     return Catalog(named | at_hand, scene_crops(data_root))
 
 
 def layer_index(layer: int) -> int:
-    """The index of a layer that is counted from 1, as in the notebooks.
-
-    Raises:
-        KAError: it is none of 1 … 18.
-    """
+    """The index of a layer that is counted from 1, as in the notebooks; any but 1 … 18 is a `KAError`."""
     return check_index("layer", layer, len(LAYERS), first=1) - 1

@@ -27,13 +27,8 @@ from workbook.views.trace import LayerTrace, Trace, check_index
 def window_weights(seen: LayerTrace, window: int | None = None) -> Float[Tensor, "windows heads tokens tokens"]:
     """Softmax weights softmax(4 q kᵀ) of a layer's window attention: every query (third axis) over its window's keys.
 
-    Args:
-        seen: what the layer saw.
-        window: which window, row-major among the layer's (possibly shuffled) positions; None for all of them. All
-            windows of 8×8 of an h × w image are heads · h · w · 64 numbers.
-
-    Returns:
-        Weights that sum to 1 over the last axis; tokens are row-major in a window. One window: a first axis of 1.
+    They sum to 1 over the last axis; tokens are row-major in a window. Of all windows, row-major among the layer's
+    (possibly shuffled) positions, or of one of them.
     """
     x, size = seen.attention, seen.layer.window
     if window is not None:

@@ -18,7 +18,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ka.models.psrt import LAYERS
-from ka.models.variants import N_WINDOWS
 from workbook.style import styled
 from workbook.views import kernels
 from workbook.views.draw import SIGNED, WIDTH, bare, beside, colour_bar, frame, side_by_side, write_numbers
@@ -205,14 +204,10 @@ class _Mosaic:
         for image, (y, high) in zip(images, spans, strict=False):
             part = (1.02, 1 - (y + high) / self.height, 0.016, high / self.height)
             limit = image.get_clim()[1]
-            bar = colour_bar(axis.inset_axes(part), image)
-            bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
-            low, _, high_end = bar.ax.get_yticklabels()  # kept inside: bars of neighbouring rows nearly touch
-            low.set_verticalalignment("bottom")
-            high_end.set_verticalalignment("top")
+            bar = colour_bar(axis.inset_axes(part), image, ticks=[-limit, 0, limit], format="{x:.2g}")
             bar.ax.tick_params(labelsize=8)
             if y == 0:
-                bar.ax.set_title("weight", fontsize=8, pad=4, loc="left")
+                bar.ax.set_title("weight", fontsize=8, pad=7, loc="left")
 
 
 def _tiles(bank: kernels.Bank, outs: Channels, ins: Channels) -> Float[np.ndarray, "y x"]:
@@ -345,9 +340,8 @@ def contribution_panel(layer: kernels.Contributions, title: str = "") -> Figure:
     top = max(float(np.abs(layer.window_shares).max()), 1.0)
     image = table.imshow(layer.window_shares, aspect="auto", cmap=SIGNED, vmin=-top, vmax=top)
     write_numbers(table, image)
-    table.set_xticks(
-        range(N_WINDOWS), [label.split(" (")[1].rstrip(")") for label in kernels.WINDOW_LABELS], fontsize=8
-    )
+    places = [label.split(" (")[1].rstrip(")") for label in kernels.WINDOW_LABELS]
+    table.set_xticks(range(len(places)), places, fontsize=8)
     bare(table, yticks=[], xlabel="share inside this window")
     colour_bar(beside(table, 0.03), image, "share")
     return figure

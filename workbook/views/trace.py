@@ -44,20 +44,12 @@ class Trace:
     layers: tuple[LayerTrace, ...]
 
     def layer(self, index: int) -> LayerTrace:
-        """What layer 0 … 17 saw (`ka.models.psrt.LAYERS` names them).
-
-        Raises:
-            KAError: there is no such layer.
-        """
+        """What layer 0 … 17 saw (`ka.models.psrt.LAYERS` names them); any other is a `KAError`."""
         return self.layers[check_index("layer", index, len(self.layers))]
 
 
 def check_index(what: str, value: int, n: int, first: int = 0) -> int:
-    """`value`, if it is one of n whole numbers.
-
-    Raises:
-        KAError: it is not; says what `what` can be.
-    """
+    """`value`, if it is one of n whole numbers; else a `KAError` says what `what` can be."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value not in range(first, first + n):
         raise KAError(f"{what}={value!r} is not one of the {n}; choose {first} … {first + n - 1}")
     return int(value)
@@ -65,15 +57,10 @@ def check_index(what: str, value: int, n: int, first: int = 0) -> int:
 
 @torch.no_grad()
 def trace(model: PSRT, up: Float[Tensor, "1 bands h w"], msi: Float[Tensor, "1 m h w"]) -> Trace:
-    """Run a model on one image and keep what its layers saw.
+    """Run a model, in eval mode, on one image and keep what its layers saw.
 
-    Args:
-        model: any variant, in eval mode.
-        up: upsampled LR-HSI; H and W are multiples of 8, so that no window is padded.
-        msi: HR-MSI.
-
-    Raises:
-        KAError: more than one image, another size, or inputs that do not fit the model.
+    H and W are multiples of 8, so that no window is padded; another size, or what does not fit the model, is a
+    `KAError`.
     """
     h, w = up.shape[-2:]
     if up.shape[0] != 1 or h % WINDOWS[0] or w % WINDOWS[0]:

@@ -1,0 +1,324 @@
+"""The explorers: a picture with controls, for JupyterLab and as a page (`make explore`).
+
+A control that changes redraws the picture, which is a PNG in an Image widget. (`interact` and Output widgets make
+papermill hang at random.) `Explorer.figure` draws the same without any widget, for scripts.
+"""
+
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import ipywidgets
+from ipyevents import Event
+from matplotlib.figure import Figure
+
+from ka.errors import KAError, unknown
+from ka.models.psrt import LAYERS, PSRT
+from workbook.explorer.catalog import Catalog
+from workbook.style import png
+from workbook.views import attention, attention_figures, kernel_figures, kernels
+from workbook.views.plots import pixels_png
+from workbook.views.trace import Trace, check_index
+
+Choices = Iterator[tuple[str, Sequence[Any]]]
+
+
+class Explorer(ABC):
+    """Controls above a picture.
+
+    Attributes:
+        pictures: what can be shown, by name: a function of what was chosen (the values of the controls, and with them
+            `catalog`, the `trace` of the model and image, the `index` of the layer, and a `title`).
+        controls: name → widget; their values are the arguments of `figure`. All explorers have `show` (which picture),
+            `model`, `image` and `layer` (1 … 18).
+        picture: the figure, as PNG; empty while there is none.
+        message: what is wrong with the choice, if anything is.
+        box: all of it, to be shown.
+    """
+
+    pictures: ClassVar[Mapping[str, Callable[[SimpleNamespace], Figure]]]
+
+    def __init__(self, catalog: Catalog, controls: Mapping[str, ipywidgets.ValueWidget]) -> None:
+        self.catalog = catalog
+        self.controls = dict(controls)
+        self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        self.message = ipywidgets.HTML()
+        rows = ipywidgets.Box(
+            list(self.controls.values()), layout={"display": "flex", "flex_flow": "row wrap", "max_width": "1100px"}
+        )
+        self.box = ipywidgets.VBox([rows, self.message, self.picture]).add_class("ka-explorer")
+        self.picture.add_class("ka-picture")
+        self._paused = False
+        for name, control in self.controls.items():
+            control.add_class(f"ka-{name}")
+            control.observe(self.redraw, names="value")
+        self.redraw()
+
+    def figure(self, **changes: Any) -> Figure:
+        """The picture for what the controls say, some of it changed; needs no display and leaves the controls alone.
+
+        What depends on a changed value (the kernels that a model has, say) follows it, as the controls would. Unknown
+        names, values that are no choice, and choices for which there is no picture are a `KAError`.
+        """
+        for name in changes:
+            if name not in self.controls:
+                raise unknown("control", name, self.controls)
+        values = {name: control.value for name, control in self.controls.items()} | changes
+        for name, choices in self.choices(values):
+            if name in changes and isinstance(choices, range):
+                check_index(name, values[name], len(choices), choices[0])
+            elif name in changes and values[name] not in choices:
+                raise unknown(name, values[name], map(str, choices))
+            elif values[name] not in choices:
+                values[name] = _instead(choices)
+        trace, index = self.catalog.trace(values["model"], values["image"]), values["layer"] - 1
+        title = f"{values['model']}, {LAYERS[index]}"
+        chosen = SimpleNamespace(**values, catalog=self.catalog, trace=trace, index=index, title=title)
+        return self.pictures[values["show"]](chosen)
+
+    def choices(self, values: Mapping[str, Any]) -> Choices:
+        """Every control and its choices, those first on which others depend; `values` is what was chosen so far."""
+        yield "show", list(self.pictures)
+        yield "model", list(self.catalog.models)
+        model = self.catalog.model(values["model"])
+        yield "image", self.catalog.images_for(model)
+        yield "layer", range(1, len(LAYERS) + 1)
+        yield from self.further_choices(model, values["image"])
+
+    @abstractmethod
+    def further_choices(self, model: PSRT, image: str) -> Choices:
+        """Those of the controls that not all explorers have."""
+
+    def adjust(self) -> None:
+        """Bring the controls' choices in line with each other, and keep what was chosen where it still is one."""
+        values = {name: control.value for name, control in self.controls.items()}
+        for name, choices in self.choices(values):
+            control = self.controls[name]
+            if isinstance(control, ipywidgets.IntSlider):
+                control.min, control.max = choices[0], choices[-1]
+            elif tuple(value for _, value in control.options) != tuple(choices):
+                before = control.value
+                control.options = [(self.label(name, value), value) for value in choices]
+                control.value = before if before in choices else _instead(choices)
+            values[name] = control.value
+
+    def label(self, name: str, value: Any) -> str:
+        """What a drop-down list calls a choice."""
+        return str(value)
+
+    def redraw(self, change: object = None) -> None:
+        """The picture of what the controls say, or why there is none."""
+        if self._paused:
+            return
+        try:
+            with self.paused():
+                self.adjust()
+            self.picture.value, self.message.value = png(self.figure()), ""
+        except KAError as error:
+            self.picture.value, self.message.value = b"", f"<b>{html.escape(str(error))}</b>"
+        self.picture.layout.display = None if self.picture.value else "none"
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Controls change without a new picture for each."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+
+def _instead(choices: Sequence[Any]) -> Any:
+    """What is chosen where the choice is gone: the first of a list, the end of a slider."""
+    return choices[-1] if isinstance(choices, range) else choices[0]
+
+
+def menu(label: str) -> ipywidgets.Dropdown:
+    """A drop-down list; its choices come from `Explorer.choices`."""
+    return ipywidgets.Dropdown(options=[("", None)], description=label, layout={"width": "300px"})
+
+
+def slider(label: str, low: int, high: int) -> ipywidgets.IntSlider:
+    """A slider over whole numbers that reports when it is let go."""
+    return ipywidgets.IntSlider(
+        value=low, min=low, max=high, description=label, continuous_update=False, layout={"width": "300px"}
+    )
+
+
+# Kernels
+
+ALL = "all kernels"
+FEW = 8  # channels that are shown of all kernels at once: more would be too small to be seen
+
+
+def _stages(chosen: SimpleNamespace) -> list[kernels.Stage]:
+    return kernels.stages_of(chosen.trace, chosen.index)
+
+
+def _last(chosen: SimpleNamespace) -> kernels.Stage:
+    return _stages(chosen)[-1]
+
+
+def _grid(stages: Sequence[kernels.Stage], kernel: str, chosen: SimpleNamespace) -> Figure:
+    """All kernels, of a few channels; or one, at the stages that have it."""
+    few = range(min(FEW, stages[-1].kernels.shape[2])) if kernel == ALL else None
+    if kernel != ALL:
+        stages = [
+            replace(stage, kernels=stage.kernels[[stage.labels.index(kernel)]], labels=(kernel,))
+            for stage in stages
+            if kernel in stage.labels
+        ]
+    return kernel_figures.filter_grid(stages, few, few, chosen.colours, chosen.title)
+
+
+def _moved(chosen: SimpleNamespace) -> Figure:
+    if chosen.image == chosen.beside:
+        raise KAError("two images are compared, and there is one; give data_root, the folder of CAVE")
+    other = chosen.catalog.trace(chosen.model, chosen.beside)
+    pictures = {name: chosen.catalog.images[name].picture for name in (chosen.image, chosen.beside)}
+    stages = (_last(chosen), kernels.stages_of(other, chosen.index)[-1])
+    few = range(min(FEW, chosen.trace.model.dim // 2))
+    moved = kernels.movement(chosen.trace, other, chosen.index)
+    return kernel_figures.movement_panel(pictures, stages, moved, few, few, chosen.title)
+
+
+class KernelExplorer(Explorer):
+    """Window kernels and the global kernel of a layer, from all sides.
+
+    Further controls: kernel, output and input (channels from 1), colours (one scale for all parts), beside (a second
+    image, for how kernels move).
+    """
+
+    pictures: ClassVar = {
+        "filters, part by part": lambda chosen: _grid(_stages(chosen), chosen.kernel, chosen),
+        "one filter, part by part": lambda chosen: kernel_figures.single(
+            _stages(chosen), chosen.output - 1, chosen.input - 1, chosen.colours, chosen.title
+        ),
+        "folded kernel and its parts": lambda chosen: _grid(kernels.folding(chosen.trace, chosen.index), ALL, chosen),
+        "frequency response": lambda chosen: kernel_figures.frequency_responses(_last(chosen), title=chosen.title),
+        "frequency response, one filter": lambda chosen: kernel_figures.frequency_responses(
+            _last(chosen), (chosen.output - 1, chosen.input - 1), title=chosen.title
+        ),
+        "norms": lambda chosen: kernel_figures.norm_steps(_stages(chosen), chosen.title),
+        "cosine similarity": lambda chosen: kernel_figures.cosine_heatmaps(_stages(chosen), chosen.title),
+        "contributions": lambda chosen: kernel_figures.contribution_panel(
+            kernels.contributions(chosen.trace, chosen.index), chosen.title
+        ),
+        "two images": _moved,
+    }
+
+    def __init__(self, catalog: Catalog) -> None:
+        names = ("show", "model", "image", "beside", "layer", "kernel", "colours", "output", "input")
+        sliders = {"layer": len(LAYERS), "output": 1, "input": 1}
+        super().__init__(
+            catalog, {name: slider(name, 1, sliders[name]) if name in sliders else menu(name) for name in names}
+        )
+
+    def further_choices(self, model: PSRT, image: str) -> Choices:
+        images = self.catalog.images_for(model)
+        yield "beside", [name for name in images if name != image] or images
+        yield "kernel", [ALL, *kernels.kernel_labels(model.row)]
+        yield "colours", [False, True]
+        for name in ("output", "input"):
+            yield name, range(1, model.dim // 2 + 1)
+
+    def label(self, name: str, value: Any) -> str:
+        return ("one scale for all" if value else "a scale for each part") if name == "colours" else str(value)
+
+
+# Attention
+
+EACH = "all"
+
+
+def _picture(chosen: SimpleNamespace) -> attention_figures.Picture:
+    return chosen.catalog.images[chosen.image].picture
+
+
+def _from_0(choice: str | int) -> int | None:
+    return None if isinstance(choice, str) else choice - 1
+
+
+def _kernel_sa(chosen: SimpleNamespace) -> Figure:
+    weights = attention.kernel_sa(chosen.trace, chosen.index)
+    title = f"{_kernel_sa_title(chosen.trace)}, {chosen.title}"
+    return attention_figures.kernel_sa_map(weights, _from_0(chosen.head), _from_0(chosen.filter), title)
+
+
+def _kernel_sa_title(trace: Trace) -> str:
+    return "kernel SA" if trace.model.row.sa_among == "taps" else "kernel SA among taps"
+
+
+class AttentionExplorer(Explorer):
+    """Window attention of a pixel that is chosen by clicking the image, kernel SA, and entropies.
+
+    Further controls: head, row and col (the pixel, from 0), filter (of kernel SA).
+
+    Attributes:
+        scene: the image that takes clicks.
+    """
+
+    pictures: ClassVar = {
+        "window attention of the pixel": lambda chosen: attention_figures.query_maps(
+            chosen.trace, _picture(chosen), chosen.index, chosen.row, chosen.col, _from_0(chosen.head)
+        ),
+        "the pixel, all layers": lambda chosen: attention_figures.query_layers(
+            chosen.trace, _picture(chosen), chosen.row, chosen.col
+        ),
+        "kernel SA": _kernel_sa,
+        "entropy of window attention": lambda chosen: attention_figures.entropy_map(attention.entropies(chosen.trace)),
+        "entropy of kernel SA": lambda chosen: attention_figures.entropy_map(
+            attention.kernel_entropies(chosen.trace), title=_kernel_sa_title(chosen.trace)
+        ),
+    }
+
+    zoom = 5  # screen pixels a side of a pixel of the image
+
+    def __init__(self, catalog: Catalog) -> None:
+        names = ("show", "model", "image", "layer", "head", "filter")
+        controls: dict[str, ipywidgets.ValueWidget] = {
+            name: slider(name, 1, len(LAYERS)) if name == "layer" else menu(name) for name in names
+        }
+        h, w, _ = next(iter(catalog.images.values())).picture.shape
+        controls |= {"row": slider("row", 0, h - 1), "col": slider("column", 0, w - 1)}
+        controls["row"].value, controls["col"].value = h // 2, w // 2
+        self.scene = ipywidgets.Image(format="png", layout={"max_width": "none"})
+        self.scene.add_class("ka-scene")
+        Event(source=self.scene, watched_events=["click"]).on_dom_event(self.click)
+        super().__init__(catalog, controls)
+        hint = ipywidgets.HTML("Click a pixel:")
+        scene = ipywidgets.VBox([hint, self.scene], layout={"flex": "0 0 auto"})
+        *above, picture = self.box.children
+        picture.layout.min_width = "0"  # it gives way to the image beside it
+        self.box.children = [*above, ipywidgets.HBox([scene, picture])]
+
+    def further_choices(self, model: PSRT, image: str) -> Choices:
+        yield "head", [EACH, *range(1, model.layers()[0].attn.heads + 1)]
+        n_filters = model.dim // 2 if attention.among_taps(model.row) and model.row.kernels != "pooled" else 1
+        yield "filter", [EACH, *range(1, n_filters + 1)]
+        h, w, _ = self.catalog.images[image].picture.shape
+        yield "row", range(h)
+        yield "col", range(w)
+
+    def adjust(self) -> None:
+        """The controls' choices, and the image with the pixel marked."""
+        super().adjust()
+        marked = self.catalog.images[self.controls["image"].value].picture.copy()
+        row, col = self.controls["row"].value, self.controls["col"].value
+        marked[row], marked[:, col] = 0.5 * marked[row], 0.5 * marked[:, col]
+        marked[row, col] = (1, 0.35, 0)
+        self.scene.value = pixels_png(marked, self.zoom)
+        for side, n in zip(("height", "width"), marked.shape, strict=False):
+            setattr(self.scene.layout, side, f"{n * self.zoom}px")
+
+    def click(self, event: Mapping[str, Any]) -> None:
+        """Choose the pixel that was clicked; dataX and dataY are pixels of the PNG."""
+        with self.paused():
+            for name, at in (("row", event["dataY"]), ("col", event["dataX"])):
+                control = self.controls[name]
+                control.value = min(max(int(at) // self.zoom, 0), control.max)
+        self.redraw()
