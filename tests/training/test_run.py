@@ -37,7 +37,7 @@ def test_a_warmup_as_long_as_the_run_is_refused(smoke: Smoke, tmp_path: Path, mo
     path = tmp_path / "run"
     for length in ({"iterations": 48}, {"epochs": 3}):  # of 16 iterations each
         with pytest.raises(
-            KAError, match=r"warmup=48 is as long as the run of 48 iterations.*at most 47 \(-p warmup 4\)"
+            KAError, match=r"warmup=48 leaves nothing of a run of 48 iterations.*at most 47 \(-p warmup 4\)"
         ):
             train(smoke(path, warmup=48, **length), bar=False)
         assert not (path / "config.json").exists()

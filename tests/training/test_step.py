@@ -13,7 +13,7 @@ from ka.metrics import ssim
 from workbook.training import step as stepping
 from workbook.training.config import Config
 from workbook.training.scenes import load_data
-from workbook.training.step import LOSSES, State, Step, batch_indices, learning_rate, start
+from workbook.training.step import LOSSES, State, Step, draw, learning_rate, start
 
 Smoke = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def test_an_iteration_is_what_the_configuration_says(smoke: Smoke, tmp_path: Pat
     factor = dict.fromkeys(mine, 1.0) | {"head.weight": 0.3 * 100, "tail.weight": 0.3 / 100, "tail.bias": 0.3 / 100}
     reference = begin(config).model
     for t in (1, 2):
-        batch = patches.batch(batch_indices(len(patches), config.batch, config.seed, t - 1))
+        batch = patches.batch(draw(len(patches), config.batch, config.seed, False, t - 1)[0])
         reference.load_state_dict(mine)
         loss = (reference(batch["up"], batch["msi"]) - batch["gt"]).abs().mean()
         grads = dict(zip(mine, torch.autograd.grad(loss, list(reference.parameters())), strict=True))
@@ -98,16 +98,15 @@ def test_learning_rates(smoke: Smoke, tmp_path: Path) -> None:
 
 
 def test_batches_are_permutations_of_each_epoch(smoke: Smoke, tmp_path: Path) -> None:
-    n, batch = 11, 3
     for epoch in range(3):
-        drawn = [i for k in range(3) for i in batch_indices(n, batch, 0, 3 * epoch + k)]
+        drawn = [i for k in range(3) for i in draw(11, 3, 0, False, 3 * epoch + k)[0]]
         assert len(set(drawn)) == 9
-        assert set(drawn) <= set(range(n))
-    assert batch_indices(n, batch, 0, 0) != batch_indices(n, batch, 0, 3) != batch_indices(n, batch, 1, 3)
+        assert set(drawn) <= set(range(11))
+    assert draw(11, 3, 0, False, 0) != draw(11, 3, 0, False, 3) != draw(11, 3, 1, False, 3)
     patches = load_data(smoke(tmp_path)).patches
     plain, turned = (Step(smoke(tmp_path, augment=augment, seed=3), 6, patches).draw(5) for augment in (False, True))
-    assert plain == (batch_indices(32, 2, 3, 5), None)
-    assert turned == (plain[0], (3, 1, 5))
+    assert plain == draw(32, 2, 3, False, 5)
+    assert (plain[1], turned) == (None, (plain[0], (3, 1, 5)))
 
 
 def test_the_studys_loss() -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,6 +43,7 @@ def test_a_run_folder_holds_everything(finished: Path, smoke: Smoke) -> None:
     assert run.config() == smoke(finished)
     (begun,) = json.loads((finished / "environment.json").read_text())["starts"]
     assert begun["packages"]["torch"] == torch.__version__
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", begun["commit"] or "0" * 40)
     assert [note["step"] for note in run.history()] == [3, 6]
     assert {"loss", "lr", "psnr", "psnr_average", "sam", "ergas_average"} <= set(run.history()[0])
     metrics = run.metrics()

@@ -76,7 +76,7 @@ def combined(*terms: tuple[float, tuple[str, str]]) -> dict[str, float]:
     return weights
 
 
-#: The protocols that are meant to answer, as presets of `ka.Config`.
+#: The protocols that are meant to answer, as presets of `workbook.training.config.Config`.
 PROTOCOLS = ("laptop", "record")
 
 #: Question → the comparisons that answer it. Keys are the section titles of questions.ipynb.

@@ -89,11 +89,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str = "demo", **changes: Any) -> Self:
-        """A named preset with some fields changed; changing `iterations` replaces `epochs` and the other way round.
-
-        Raises:
-            KAError: unknown preset or field, wrong type, impossible value; what is allowed is listed.
-        """
+        """A named preset with some fields changed; changing `iterations` replaces `epochs` and the other way round."""
         if name not in PRESETS:
             raise unknown("preset", name, PRESETS)
         known = [field.name for field in fields(cls)]
@@ -151,11 +147,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def parse_fields(given: Sequence[str], option: str = "--set") -> dict[str, Any]:
-    """`field=value` as a mapping; a value is what Python would make of it, else text.
-
-    Raises:
-        KAError: a part without `=`, or a field given twice.
-    """
+    """`field=value`, each field once, as a mapping; a value is what Python would make of it, else text."""
     values: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")

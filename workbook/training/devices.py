@@ -15,11 +15,7 @@ log = logging.getLogger("ka")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is CUDA where there is one.
-
-    Raises:
-        KAError: CUDA is asked for and absent.
-    """
+    """The device of a name; `auto` is CUDA where there is one. CUDA that is absent is a `KAError`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda"):
@@ -41,11 +37,8 @@ def placed(patches: Patches, device: torch.device) -> Patches | DevicePatches:
             return patches.to(device)
     except torch.OutOfMemoryError:  # another process was faster
         pass
-    log.warning(
-        "the training scenes (%.1f GiB) do not fit on %s: patches are cut by the host, which is slower",
-        patches.nbytes / 2**30,
-        device,
-    )
+    text = "the training scenes (%.1f GiB) do not fit on %s: patches are cut by the host, which is slower"
+    log.warning(text, patches.nbytes / 2**30, device)
     return patches
 
 

@@ -42,13 +42,7 @@ def train_on(
 
     Args:
         devices: how many of this machine: GPUs, or processes where the configuration's device is the CPU.
-        config: the run.
-        scenes: `load_data(config)`, if it is at hand; other processes read the data again.
-        restart: throw away what the run folder holds and train anew.
-        watch: called with the history after every validation.
-
-    Returns:
-        The finished run.
+        config, scenes, restart, watch: see `train`; processes of their own read the data again.
 
     Raises:
         KAError: what the processes stopped with.
@@ -98,7 +92,7 @@ def _watched(process: "subprocess.Popen[bytes]", run: Run, watch: Watch | None) 
 def main(arguments: Sequence[str]) -> int:
     """One of the processes: 0 if the run is finished, 2 for an error of the user's, 130 if stopped."""
     parser = argparse.ArgumentParser(
-        "python -m workbook.training.distributed", description="Train one model; torchrun and srun start it."
+        "python -m workbook.training.distributed", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("preset", help="the protocol that the fields are of", choices=PRESETS)
     parser.add_argument("fields", help="of the configuration, such as variant=kav11 data_root=/path", nargs="*")
@@ -118,10 +112,8 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     if ranks.first:
         mean = run.metrics()["methods"]["best"]["mean"]
-        shown = ", ".join(
-            f"{METRICS[name].heading} {mean[name]:.3f}" for name in ("psnr", "sam", "ergas") if mean[name] is not None
-        )
-        print(f"{run.path}: {shown}")
+        known = [name for name in ("psnr", "sam", "ergas") if mean[name] is not None]
+        print(f"{run.path}: " + ", ".join(f"{METRICS[name].heading} {mean[name]:.3f}" for name in known))
     return 0
 
 

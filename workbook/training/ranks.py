@@ -19,11 +19,7 @@ from ka.errors import KAError
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train one model; by default this one alone.
-
-    Attributes:
-        fabric: Lightning Fabric, launched; None for this process alone.
-    """
+    """The processes that train one model, as a launched Lightning Fabric joins them; by default this one alone."""
 
     fabric: Any = None
 
@@ -48,11 +44,7 @@ class Ranks:
         return None if self.fabric is None else self.fabric.device
 
     def check(self, batch: int) -> None:
-        """Make sure that every rank has as many patches of a batch.
-
-        Raises:
-            KAError: it does not divide.
-        """
+        """Make sure that every rank has as many patches of a batch; a `KAError` if it does not divide."""
         if batch % self.count:
             raise KAError(f"batch={batch} does not divide by {self.count} processes; change one of the two")
 
@@ -78,20 +70,12 @@ class Ranks:
         return value if self.fabric is None else self.fabric.all_reduce(value, reduce_op="mean")
 
     def agree(self, error: str | None = None) -> None:
-        """Wait for all; what rank 0 could not do is every rank's error.
-
-        Raises:
-            KAError: rank 0 came with one.
-        """
+        """Wait for all; what rank 0 could not do is every rank's `KAError`."""
         if self.fabric is not None and (first := self.fabric.broadcast(error)) is not None:
             raise KAError(first)
 
     def same(self, number: int, what: str) -> None:
-        """Make sure that all ranks came with the same number.
-
-        Raises:
-            KAError: they did not: they see different files.
-        """
+        """Make sure that all ranks came with the same number; a `KAError` if they see different files."""
         if self.fabric is not None and self.fabric.all_gather(torch.tensor(number)).unique().numel() > 1:
             raise KAError(f"the processes do not see the same {what}; put it on a disk that all machines share")
 
@@ -126,19 +110,14 @@ def launched(device: str = "auto") -> Ranks:
         fabric = Fabric(accelerator="cuda" if cuda else "cpu", devices=local, num_nodes=nodes, strategy=patient)
         fabric.launch()
     except (RuntimeError, ValueError) as error:
-        raise KAError(
-            f"{local} processes on {nodes} machines could not be joined ({' '.join(str(error).split())[:300]}); give "
-            "every process a GPU that it sees beside the others', or device=cpu"
-        ) from error
+        reason = " ".join(str(error).split())[:300]
+        cure = "give every process a GPU that it sees beside the others', or device=cpu"
+        raise KAError(f"{local} processes on {nodes} machines could not be joined ({reason}); {cure}") from error
     return Ranks(fabric)
 
 
 def _places(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Processes on this machine, and machines, as torchrun or a step of Slurm (srun) tell.
-
-    Raises:
-        KAError: they are not the same number on every machine.
-    """
+    """Processes on this machine, and machines, as torchrun or a step of Slurm (srun) tell; as many on each."""
     if "LOCAL_WORLD_SIZE" in environment:
         local = int(environment["LOCAL_WORLD_SIZE"])
         return local, int(environment.get("WORLD_SIZE", local)) // local

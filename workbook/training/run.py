@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,11 +46,7 @@ FILES = (
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
-
-    Attributes:
-        path: the folder.
-    """
+    """The run folder `path`."""
 
     path: Path
 
@@ -61,18 +57,16 @@ class Run:
         Raises:
             KAError: another process trains here, or the folder cannot be written.
         """
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
             lock.acquire()
         except Timeout:
-            raise KAError(
-                f"{self.path} is in use: another process trains here; wait for it, or choose another run_dir"
-            ) from None
+            cure = "another process trains here; wait for it, or choose another run_dir"
+            raise KAError(f"{self.path} is in use: {cure}") from None
         except OSError as error:
-            raise KAError(
-                f"{self.path} cannot be written ({error.strerror or error}); choose another run_dir"
-            ) from error
+            reason = error.strerror or error
+            raise KAError(f"{self.path} cannot be written ({reason}); choose another run_dir") from error
         try:
             yield
         finally:
@@ -85,30 +79,29 @@ class Run:
 
     def config(self) -> Config | None:
         """The configuration that the run was started with, None for a new folder."""
-        if not (self.path / "config.json").exists():
-            return None
         path = self.path / "config.json"
+        if not path.exists():
+            return None
         try:
             return Config(**self._json("config.json"))
         except TypeError as error:
-            raise KAError(
-                f"{path} is of another version of this workbook ({error}); choose another run_dir, or restart=True"
-            ) from error
+            cure = "choose another run_dir, or restart=True"
+            raise KAError(f"{path} is of another version of this workbook ({error}); {cure}") from error
 
     def metrics(self) -> dict[str, Any]:
         """What was measured at the end (see `workbook.training.finish`)."""
         return self._json("metrics.json")
 
     def _json(self, name: str) -> dict[str, Any]:
-        path = self.path / name
+        path, cure = self.path / name, "restore it, or train again with restart=True"
         try:
             value = json.loads(path.read_text())
         except FileNotFoundError:
             raise KAError(f"{path} does not exist; is the run finished? train it with the same command") from None
         except (OSError, ValueError) as error:
-            raise KAError(f"{path} is damaged ({error}); restore it, or train again with restart=True") from error
+            raise KAError(f"{path} is damaged ({error}); {cure}") from error
         if not isinstance(value, dict):
-            raise KAError(f"{path} does not hold a JSON object; restore it, or train again with restart=True")
+            raise KAError(f"{path} does not hold a JSON object; {cure}")
         return value
 
     def check(self, config: Config) -> None:
@@ -117,18 +110,15 @@ class Run:
         Raises:
             KAError: it holds a run with another configuration; the differences are listed.
         """
-        before = self.config()
-        if before is None:
+        if (before := self.config()) is None:
             return
         old, new = before.to_dict(), config.to_dict()
         # Where the run lies, how often it is saved and which copy of CAVE it reads do not change its outcome.
         free = {"run_dir", "checkpoint_every"} | ({"data_root"} if config.dataset == "cave" else set())
         changed = [f"{k}: {old[k]!r} there, {new[k]!r} asked" for k in new if k not in free and old[k] != new[k]]
         if changed:
-            raise KAError(
-                f"{self.path} holds another run ({'; '.join(changed)}); choose another run_dir, "
-                "or restart=True to train it anew"
-            )
+            cure = "choose another run_dir, or restart=True to train it anew"
+            raise KAError(f"{self.path} holds another run ({'; '.join(changed)}); {cure}")
 
     def start(self, config: Config) -> None:
         """Note configuration and environment, and sweep up what a killed process was writing."""
@@ -140,11 +130,8 @@ class Run:
         write_json(path, {"starts": [*starts, environment()]})
 
     def clear(self) -> None:
-        """Remove what a former run left, and nothing else.
-
-        The configuration goes last: a kill in between leaves no checkpoint that another configuration could find.
-        """
-        for name in FILES:
+        """Remove what a former run left, and nothing else."""
+        for name in FILES:  # the configuration last: a kill leaves no checkpoint that another one could find
             (self.path / name).unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, Any]]:
@@ -176,9 +163,8 @@ class Run:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(values, allow_nan=False) + "\n")
         except OSError as error:
-            raise KAError(
-                f"{path}: {error.strerror or error}; free some space and run the same command again"
-            ) from error
+            cure = "free some space and run the same command again"
+            raise KAError(f"{path}: {error.strerror or error}; {cure}") from error
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the resumable checkpoint, whole or not at all."""
@@ -187,11 +173,7 @@ class Run:
         write_bytes(self.path / "checkpoint.pt", buffer.getvalue())
 
     def resume(self) -> dict[str, Any] | None:
-        """The resumable checkpoint, None if there is none.
-
-        Raises:
-            KAError: the file is damaged.
-        """
+        """The resumable checkpoint, None if there is none; a `KAError` if it is damaged."""
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None
@@ -214,8 +196,7 @@ class Run:
     def best(self) -> tuple[int, str]:
         """Step of the best weights, and whether they are the last or the average ones: as their file says.
 
-        On a GPU, where a run that goes on is not the same to the bit, they may be of a validation that a kill made the
-        checkpoint forget.
+        On a GPU they may be of a validation that a kill made the checkpoint forget, and that came out otherwise later.
         """
         path = self.path / "best.safetensors"
         try:
@@ -228,7 +209,6 @@ class Run:
 
 def environment() -> dict[str, Any]:
     """Versions, git commit and hardware, to be kept with every run."""
-    cuda = torch.cuda.is_available()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
@@ -239,26 +219,20 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": Path(sys.argv[0]).name,
     }
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 def _commit() -> str | None:
     """The checkout's commit, with + where files differ from it."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    return None

@@ -58,18 +58,14 @@ def load_data(config: Config) -> Data:
     degradation = Degradation(config.ratio)
     root, hold_out = config.data_root, config.hold_out
     if config.dataset == "h5" and root is not None and Path(root).is_file():
-        raise KAError(
-            f"data_root={root} is one file, and a run trains, validates and tests on different ones; give the folder "
-            "that holds train_cave(with_up)x4.h5, validation_… and test_…"
-        )
+        cure = "give the folder that holds train_cave(with_up)x4.h5, validation_… and test_…"
+        raise KAError(f"data_root={root} is one file, and a run trains, validates and tests on different ones; {cure}")
     names = [name.strip() for name in (config.train_scenes or "").split(",") if name.strip()]
     train = data.load(config.dataset, "train", root, degradation, scenes=names or None, hold_out_val=hold_out)
     patches = Patches(train, config.patch, config.stride)
     if config.batch > len(patches):
         raise KAError(f"batch={config.batch} is more than the {len(patches)} training patches; choose a smaller one")
-    val = []
-    if hold_out:
-        val = [_centre(s, config) for s in data.load(config.dataset, "val", root, degradation)]
+    val = [_centre(s, config) for s in data.load(config.dataset, "val", root, degradation)] if hold_out else []
     return Data(patches, train, val, data.load(config.dataset, "test", root, degradation), degradation)
 
 

@@ -56,11 +56,7 @@ class State:
         return parts | {name: getattr(self, name) for name in SCALARS}
 
     def load(self, saved: dict[str, Any], where: Path) -> None:
-        """Take over a checkpoint.
-
-        Raises:
-            KAError: it is that of another model.
-        """
+        """Take over a checkpoint; a `KAError` if it is that of another model."""
         try:
             self.model.load_state_dict(saved["model"])
             self.average.load_state_dict(saved["average"])
@@ -85,32 +81,21 @@ def start(config: Config, n_bands: int, n_msi: int, device: torch.device) -> Sta
     groups: dict[float, list[Tensor]] = {}
     for parameter in model.parameters():
         groups.setdefault(ends.get(parameter, 1.0), []).append(parameter)
-    optimizer = torch.optim.AdamW(
-        [{"params": group, "factor": factor} for factor, group in groups.items()],
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        fused=True,  # one pass over each weight; hundreds of small ones cost more to launch than to compute
-    )
+    # Fused: one pass over each weight; hundreds of small ones cost more to launch than to compute.
+    parts = [{"params": group, "factor": factor} for factor, group in groups.items()]
+    optimizer = torch.optim.AdamW(parts, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return State(model, copy.deepcopy(model), optimizer, model)
 
 
 class Step:
-    """Iterations of a run: what its configuration says of them is asked once, here.
-
-    Args:
-        config: the run.
-        total: how many iterations it has.
-        patches: what is trained on, on the host or on a device.
-    """
+    """Iterations of a run of `total`: what its configuration says of them is asked once, here."""
 
     def __init__(self, config: Config, total: int, patches: Patches | DevicePatches) -> None:
         self.patches = patches
         self.draw: Callable[[int], Draw] = partial(draw, len(patches), config.batch, config.seed, config.augment)
-        self.rate: Callable[[int], float] = partial(
-            learning_rate, config.lr, config.warmup, total if config.schedule == "cosine" else None
-        )
-        self.loss = LOSSES[config.loss]
-        self.precision = PRECISIONS[config.amp]
+        end = total if config.schedule == "cosine" else None
+        self.rate: Callable[[int], float] = partial(learning_rate, config.lr, config.warmup, end)
+        self.loss, self.precision = LOSSES[config.loss], PRECISIONS[config.amp]
         self.clip, self.ema = config.clip, config.ema
         self.cure = f"lower lr (now {config.lr:g}) or lengthen warmup (now {config.warmup})"
 
@@ -155,10 +140,8 @@ class Step:
         values = torch.stack(unread).tolist()
         for iteration, (loss, norm) in enumerate(values, state.step + 2 - len(values)):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise KAError(
-                    f"the loss or its gradient is not finite at iteration {iteration}: training diverged; {self.cure}, "
-                    "in a new run_dir or with restart=True"
-                )
+                what = f"the loss or its gradient is not finite at iteration {iteration}: training diverged"
+                raise KAError(f"{what}; {self.cure}, in a new run_dir or with restart=True")
             state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
         return values[-1][0]
 
@@ -177,14 +160,13 @@ def learning_rate(peak: float, warmup: int, decay: int | None, step: int) -> flo
 
 
 def draw(n: int, batch: int, seed: int, augment: bool, step: int) -> Draw:
-    """The batch of iteration `step`, out of `n` patches."""
-    return batch_indices(n, batch, seed, step), (seed, 1, step) if augment else None
+    """The patches of iteration `step`, of `n`, and the seed of their flips and rotations.
 
-
-def batch_indices(n: int, batch: int, seed: int, step: int) -> list[int]:
-    """The patches of iteration `step`: each epoch is a permutation of its own, its incomplete last batch dropped."""
+    Each epoch is a permutation of its own, its incomplete last batch dropped.
+    """
     epoch, place = divmod(step, n // batch)
-    return _order(n, seed, epoch)[place * batch : (place + 1) * batch].tolist()
+    indices = _order(n, seed, epoch)[place * batch : (place + 1) * batch].tolist()
+    return indices, (seed, 1, step) if augment else None
 
 
 @lru_cache(maxsize=2)
@@ -194,18 +176,16 @@ def _order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     return order
 
 
-def l1(prediction: Tensor, gt: Tensor) -> Tensor:
-    """Mean absolute difference."""
+def _l1(prediction: Tensor, gt: Tensor) -> Tensor:
     return (prediction - gt).abs().mean()
 
 
-def l1_ssim(prediction: Tensor, gt: Tensor) -> Tensor:
-    """The study's L1 + 0.1 · (1 − SSIM)."""
+def _l1_ssim(prediction: Tensor, gt: Tensor) -> Tensor:
     similarity = ssim(prediction, gt, dtype=torch.float32, check=False).mean()
-    return l1(prediction, gt) + 0.1 * (1 - similarity)
+    return _l1(prediction, gt) + 0.1 * (1 - similarity)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l1+ssim": l1_ssim}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": _l1, "l1+ssim": _l1_ssim}
 PRECISIONS: dict[str, Callable[[str], AbstractContextManager[Any]]] = {
     "none": nullcontext,
     "bfloat16": partial(torch.autocast, dtype=torch.bfloat16),

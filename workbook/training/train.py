@@ -39,20 +39,16 @@ def train(
     """Train to the end and measure the test scenes; goes on where a former call was stopped.
 
     Args:
-        config: the run.
+        config: the run. One that is finished already is returned as it is.
         scenes: `load_data(config)` if it is at hand, so that nothing is read twice.
-        restart: throw away what the run folder holds and train anew (leave it out to go on with a stopped run).
+        restart: throw away what the run folder holds and train anew.
         watch: called with the history after every validation (to draw curves).
         bar: show a progress bar.
-        ranks: the processes that train it together, each of which calls this (see `workbook.training.ranks`).
-
-    Returns:
-        The finished run (of several processes, the first one finishes it). One that is finished already is returned as
-        it is.
+        ranks: the processes that train it together, each of which calls this.
 
     Raises:
-        KAError: anything a user can mend: data, configuration, a folder in use, a full disk, a loss that is not
-            finite. What was saved before stays.
+        KAError: what a user can mend: data, configuration, a folder in use, a full disk, a loss that is not finite.
+            What was saved before stays.
     """
     run = Run(run_folder(config))
     with ExitStack() as stack:
@@ -88,10 +84,8 @@ def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data
     scenes = scenes or load_data(config)
     total = _iterations(config, scenes)
     if config.warmup >= total and (restart or run.config() is None):  # runs begun before this was refused go on
-        raise KAError(
-            f"warmup={config.warmup} is as long as the run of {total} iterations, which would never reach its rate; "
-            f"choose a warmup of at most {total - 1} (-p warmup {total // 10}) or more iterations"
-        )
+        cure = f"choose a warmup of at most {total - 1} (-p warmup {total // 10}) or more iterations"
+        raise KAError(f"warmup={config.warmup} leaves nothing of a run of {total} iterations; {cure}")
     pick_device(config.device)
     for scene in scenes.test:
         scene.load()  # a broken test scene is found now, not after training
@@ -119,9 +113,7 @@ def _train(
     state.ranks, state.network = ranks, ranks.wrap(state.model)
     step = Step(config, total, placed(scenes.patches, device))
     history = run.cut_history(state.step) if ranks.first else []
-    progress = tqdm(
-        total=total, initial=state.step, desc=config.variant, unit="it", disable=not bar, dynamic_ncols=True
-    )
+    progress = tqdm(total=total, initial=state.step, desc=config.variant, unit="it", disable=not bar)
     with deterministic(config.deterministic and device.type == "cuda"), progress:
         saved = clock = time.monotonic()
         while state.step < total:
