@@ -17,8 +17,8 @@ from torch._C._profiler import ProfilerActivity, ProfilerConfig, ProfilerState, 
 from torch.autograd import _disable_profiler, _enable_profiler, _prepare_profiler
 
 from ka.errors import KAError
+from workbook.environment import environment
 from workbook.results.speed import significant
-from workbook.training.run import environment
 
 MIB = 2**20
 Say = Callable[[str], object]

@@ -37,10 +37,10 @@ from ka.data.simulate import Degradation
 from ka.errors import KAError
 from ka.models import checkpoints
 from workbook import notebook
+from workbook.paths import ROOT
 from workbook.results import speed
 from workbook.results import stored as results
 from workbook.sweeps.plan import Plan, Planned
-from workbook.training import run as runs
 from workbook.training.config import PRESETS, Config
 from workbook.training.run import Run
 from workbook.training.train import train
@@ -167,7 +167,7 @@ def test_exported_results(finished: Path, tmp_path: Path, draws: st.DataObject) 
 def test_plans_and_benchmarks(tmp_path: Path, draws: st.DataObject) -> None:
     plan = Plan.new("smoke", ["kav1"], [0])
     plan.write(tmp_path / "plan.json")
-    stored = runs.ROOT / "results" / "bench.json"
+    stored = ROOT / "results" / "bench.json"
     for path, good, read in (
         (tmp_path / "plan.json", json.loads((tmp_path / "plan.json").read_text()), Plan.read),
         (tmp_path / "bench.json", json.loads(stored.read_text()), speed.read),
@@ -421,14 +421,14 @@ def test_servers_listen_on_loopback_only_and_want_a_token(
     target: str, program: str, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the Makefile starts them."""
-    recipe = (runs.ROOT / "Makefile").read_text().partition(f"\n{target}:")[2].partition("\n\n")[0]
+    recipe = (ROOT / "Makefile").read_text().partition(f"\n{target}:")[2].partition("\n\n")[0]
     (line,) = [line for line in recipe.splitlines() if line.startswith(f"\t$(BIN)/{program} ")]
     command = shlex.split(line.replace("$(BIN)", str(Path(sys.executable).parent)))
     for part in ("CONFIG", "DATA", "RUNTIME"):
         monkeypatch.setenv(f"JUPYTER_{part}_DIR", str(tmp_path / part))
     (tmp_path / "runs").mkdir()
     (tmp_path / "notebooks").mkdir()
-    shutil.copy(runs.ROOT / "notebooks" / "explore.ipynb", tmp_path / "runs")
+    shutil.copy(ROOT / "notebooks" / "explore.ipynb", tmp_path / "runs")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     more = ["--no-browser", f"--port={port}", *(["--allow-root"] if program == "jupyter" else [])]

@@ -9,7 +9,15 @@ from conftest import ROOT
 
 FLOORS = (
     *("ka.errors", "ka.files", "ka.models", "ka.data", "ka.metrics", "ka.evaluation", "ka.inference", "ka"),
-    *("workbook", "workbook.paths", "workbook.style", "workbook.training", "workbook.results", "workbook.sweeps"),
+    *(
+        "workbook",
+        "workbook.paths",
+        "workbook.environment",
+        "workbook.style",
+        "workbook.training",
+        "workbook.results",
+        "workbook.sweeps",
+    ),
     *("workbook.views", "workbook.explorer", "workbook.diagrams", "workbook.audit", "workbook.notebook"),
     *("workbook.documents", "workbook.figures", "workbook.verify", "benchmarks"),
 )

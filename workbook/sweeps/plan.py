@@ -23,9 +23,9 @@ from ka.errors import KAError
 from ka.evaluation import Network, evaluate
 from ka.files import write_json
 from ka.models.variants import VARIANTS
+from workbook.environment import environment
 from workbook.training.config import PRESETS, Config
 from workbook.training.devices import pick_device, placed
-from workbook.training.run import environment
 from workbook.training.scenes import Data, load_data
 from workbook.training.step import State, Step, read_every, start
 

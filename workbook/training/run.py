@@ -12,19 +12,12 @@ Every file but the history is replaced whole; the history is cut back to the che
 
 import io
 import json
-import os
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -34,10 +27,9 @@ from ka.errors import KAError
 from ka.files import write_bytes, write_json
 from ka.models.checkpoints import load_checkpoint, save_weights
 from ka.models.psrt import PSRT
-from workbook.paths import ROOT
+from workbook.environment import environment
 from workbook.training.config import Config
 
-PACKAGES = ("torch", "numpy", "einops", "h5py", "safetensors", "kernel-attention-workbook")
 FILES = (
     *("checkpoint.pt", "metrics.json", "best.safetensors", "last.safetensors", "average.safetensors"),
     *("history.jsonl", "environment.json", "config.json"),
@@ -205,34 +197,3 @@ class Run:
             return int(header["step"]), header["weights"]
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise KAError(f"{path} is missing or damaged; restore it, or train again with restart=True") from error
-
-
-def environment() -> dict[str, Any]:
-    """Versions, git commit and hardware, to be kept with every run."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
-        "system": platform.platform(),
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": Path(sys.argv[0]).name,
-    }
-
-
-def _version(package: str) -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(package)
-    return None
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with + where files differ from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    return None

@@ -113,7 +113,9 @@ def _train(
     state.ranks, state.network = ranks, ranks.wrap(state.model)
     step = Step(config, total, placed(scenes.patches, device))
     history = run.cut_history(state.step) if ranks.first else []
-    progress = tqdm(total=total, initial=state.step, desc=config.variant, unit="it", disable=not bar)
+    progress = tqdm(
+        total=total, initial=state.step, desc=config.variant, unit="it", disable=not bar, dynamic_ncols=True
+    )
     with deterministic(config.deterministic and device.type == "cuda"), progress:
         saved = clock = time.monotonic()
         while state.step < total:
