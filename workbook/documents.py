@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
+from tabulate import tabulate
+
 from ka.errors import unknown
 from ka.models.counts import parameter_count
 from ka.models.variants import KERNEL_SIZE, VARIANTS, Variant
 from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report
 from workbook.results import stored as results
+from workbook.results.table import table
 
 BASELINE = "psrt_noshuffle"
 FEW = (
@@ -40,13 +43,13 @@ def document(name: str) -> str:
         "models": models_table,
     }
 
-    def table(match: re.Match[str]) -> str:
+    def generated(match: re.Match[str]) -> str:
         if match[2] not in tables:
             raise unknown(f"{name}: table", match[2], tables)
         return match[1] + tables[match[2]]()
 
     text = (ROOT / name).read_text(encoding="utf-8")
-    text = re.sub(r"(<!-- (\w+): made by make figures -->\n).*?(?=<!-- end -->)", table, text, flags=re.DOTALL)
+    text = re.sub(r"(<!-- (\w+): made by make figures -->\n).*?(?=<!-- end -->)", generated, text, flags=re.DOTALL)
     return re.sub(
         r"(<!--answer: (.+?) \| (.+?)-->).*?(?=<!--/-->)",
         lambda match: match[1] + answer(match[2], match[3], language),
@@ -58,9 +61,9 @@ def document(name: str) -> str:
 @cache
 def results_table(protocol: str, language: str, names: Sequence[str] | None) -> str:
     """Quality and differences of a protocol's rows, those of `names` or all that were run, as Markdown."""
-    table = results.table(results.read(results_folder(), protocol), BASELINE)
-    rows = [row for row in table.rows if (row.stats if names is None else row.name in names)]
-    return report.to_readme(replace(table, rows=rows), language)
+    whole = table(results.read(results_folder(), protocol), BASELINE)
+    rows = [row for row in whole.rows if (row.stats if names is None else row.name in names)]
+    return report.to_readme(replace(whole, rows=rows), language)
 
 
 @cache
@@ -84,8 +87,8 @@ HEAD = ("variant", "window kernels", "kernel SA", "SE", "global kernel", "second
 
 def models_table() -> str:
     """Every variant as parts and parameters, for CAVE at dim 48, as Markdown."""
-    lines = [HEAD, ["---"] * len(HEAD), *(model_row(row) for row in VARIANTS.values())]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    rows = [model_row(row) for row in VARIANTS.values()]
+    return tabulate(rows, HEAD, tablefmt="github", disable_numparse=True) + "\n"
 
 
 def model_row(row: Variant) -> list[str]:

@@ -4,7 +4,7 @@ SVG, CSV, Markdown and LaTeX files are the same bytes whenever they are drawn; P
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 
 from matplotlib.figure import Figure
@@ -15,14 +15,14 @@ from ka.errors import KAError
 from ka.evaluation import LinearInjection, Method, Network, upsampled
 from ka.files import write_bytes
 from ka.models.checkpoints import load_checkpoint
-from workbook.audit import figures as audit_figures
+from workbook.audit import audit_figures
 from workbook.diagrams.overview import all_diagrams
 from workbook.documents import BASELINE, DOCUMENTS, document
 from workbook.explorer.catalog import shipped
-from workbook.paths import ROOT
-from workbook.results import questions, report, speed, speed_figures
+from workbook.paths import ROOT, results_folder
+from workbook.results import questions, report, result_figures, speed
 from workbook.results import stored as results
-from workbook.results.costs import Costs
+from workbook.results.table import Table, table
 from workbook.style import encoded, png
 from workbook.views import plots
 
@@ -34,43 +34,38 @@ Encode = Callable[[], bytes]
 
 
 def files() -> dict[str, Encode]:
-    """Every file of figures/: name → what makes its bytes."""
-    return dict([*_diagrams(), *_results(), *_speed(), *_audit(), ("demo_errors.png", lambda: png(demo_errors()))])
+    """Every file of figures/ but those of the benchmark: name → what makes its bytes."""
+    return dict([*_diagrams(), *_results(), *_audit(), ("demo_errors.png", lambda: png(demo_errors()))])
 
 
 def _diagrams() -> Iterator[tuple[str, Encode]]:
     for language, kinds in (("en", ("svg", "pdf", "png")), ("zh", ("svg",))):
         for name, draw in all_diagrams(language).items():
-            yield from _kinds(f"diagrams/{name}", draw, kinds)
+            yield from kinds_of(f"diagrams/{name}", draw, kinds)
 
 
 def _results() -> Iterator[tuple[str, Encode]]:
-    folder = results.results_folder()
+    folder = results_folder()
     for protocol in results.protocols(folder):
-        found = results.read(folder, protocol)
-        if BASELINE not in {run.config.variant for run in found}:
+        runs = results.read(folder, protocol)
+        if BASELINE not in {run.config.variant for run in runs}:
             continue  # runs that are there for one question have nothing to be compared with
-        table = cache(partial(_table, protocol))
+        protocol_table = cache(partial(_table, protocol))
         for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
-            yield f"results/{protocol}.{kind}", partial(lambda text, table: text(table()).encode(), text, table)
-        for name, draw in (("differences", report.forest), ("quality_cost", report.quality_against_cost)):
-            drawn = partial(lambda draw, table: draw(table()), draw, table)
-            yield from _kinds(f"results/{protocol}_{name}", drawn, ("svg", "pdf", "png"))
+            encode = partial(lambda text, table: text(table()).encode(), text, protocol_table)
+            yield f"results/{protocol}.{kind}", encode
+        figures = {"differences": result_figures.forest, "quality_cost": result_figures.quality_against_cost}
+        for name, draw in figures.items():
+            drawn = partial(lambda draw, table: draw(table()), draw, protocol_table)
+            yield from kinds_of(f"results/{protocol}_{name}", drawn)
         if protocol in questions.PROTOCOLS:
-            chart = partial(questions.chart, found)
-            yield from _kinds(f"results/{protocol}_questions", chart, ("svg", "pdf", "png"))
+            chart = partial(result_figures.chart, runs)
+            yield from kinds_of(f"results/{protocol}_questions", chart)
 
 
-def _table(protocol: str) -> results.Table:
-    folder = results.results_folder()
-    return results.table(results.read(folder, protocol), BASELINE, costs=Costs.read(folder / "bench.json"))
-
-
-def _speed() -> Iterator[tuple[str, Encode]]:
-    for device, found in speed.read(results.results_folder() / "bench.json").items():
-        yield from _kinds(f"speed/{device}_ratios", partial(speed_figures.ratios, found), ("svg", "pdf", "png"))
-        if found.scenes:
-            yield from _kinds(f"speed/{device}_scenes", partial(speed_figures.scenes, found), ("svg", "pdf", "png"))
+def _table(protocol: str) -> Table:
+    folder = results_folder()
+    return table(results.read(folder, protocol), BASELINE, measurement=speed.read(folder / "bench.json").get("cpu"))
 
 
 def _audit() -> Iterator[tuple[str, Encode]]:
@@ -78,7 +73,10 @@ def _audit() -> Iterator[tuple[str, Encode]]:
         yield f"audit/{name}.png", partial(lambda draw: png(draw()), draw)
 
 
-def _kinds(name: str, draw: Callable[[], Figure], kinds: Sequence[str]) -> Iterator[tuple[str, Encode]]:
+def kinds_of(
+    name: str, draw: Callable[[], Figure], kinds: Sequence[str] = ("svg", "pdf", "png")
+) -> Iterator[tuple[str, Encode]]:
+    """A figure, drawn once, as files of several kinds."""
     figure = cache(draw)
     for kind in kinds:
         yield f"{name}.{kind}", partial(lambda figure, kind: encoded(figure(), kind), figure, kind)
@@ -96,15 +94,21 @@ def demo_errors() -> Figure:
     return plots.error_maps(scene, {name: method(scene).numpy() for name, method in methods.items()})
 
 
+def write_all(files: Mapping[str, Encode], folders: Iterable[str]) -> None:
+    """Draw files of figures/ anew, and remove from these folders of it what is no longer drawn."""
+    for name, encode in files.items():
+        write_bytes(FOLDER / name, encode())
+    for folder in folders:
+        for path in (FOLDER / folder).glob("*"):
+            if path.is_file() and path.relative_to(FOLDER).as_posix() not in files:
+                path.unlink()
+
+
 def main() -> int:
-    """Draw all files anew and remove those that are no longer drawn; exit code 2 for an error."""
+    """Draw everything but `speed/` (`python -m benchmarks --figures`); exit code 2 for an error."""
     try:
         wanted = files()
-        for name, encode in wanted.items():
-            write_bytes(FOLDER / name, encode())
-        for path in FOLDER.rglob("*"):
-            if path.is_file() and path.relative_to(FOLDER).as_posix() not in wanted:
-                path.unlink()
+        write_all(wanted, (".", "audit", "diagrams", "results"))
         for name in DOCUMENTS:
             write_bytes(ROOT / name, document(name).encode())
     except KAError as error:

@@ -12,7 +12,7 @@ from ka.data import datasets as data
 from ka.errors import KAError
 from ka.models.variants import variant
 from workbook.audit import adaptivity, kept_weights, layers, shuffle, table, trials
-from workbook.audit import figures as draw
+from workbook.audit import audit_figures as draw
 from workbook.audit.trials import EXACT
 from workbook.results.selection import called_best, running_mean
 from workbook.results.study import KAV6_EPOCHS, REPORTED

@@ -10,11 +10,12 @@ from conftest import ROOT
 from ka.errors import KAError
 from ka.evaluation import Evaluation
 from ka.models.variants import VARIANTS
-from workbook.results import questions
+from workbook.results import questions, result_figures, speed
 from workbook.results.compare import Difference, seed_noise
-from workbook.results.costs import Costs
-from workbook.results.questions import QUESTIONS, Answer, Comparison, answers, interaction, kept, less, mean_of
-from workbook.results.stored import Result, table
+from workbook.results.questions import QUESTIONS, Answer, Comparison, answers, interaction, less, mean_of
+from workbook.results.selection import kept
+from workbook.results.stored import Parameters, Record, Result
+from workbook.results.table import table
 from workbook.training.config import Config
 
 PARTS = ("kernels", "n_windows", "size", "layernorm", "normal_init", "sa", "sa_among", "se", "widen", "global_from",
@@ -41,7 +42,8 @@ def make() -> Make:
         methods = dict.fromkeys(("bicubic", "linear injection"), untrained)
         methods |= dict.fromkeys(("best", "last", "average"), Evaluation(scenes))
         config = Config.preset("laptop", variant=name, seed=seed, data_root="elsewhere")
-        return Result(config, {}, {"live": 1, "reported": 1, "deployed": 1}, {}, 3000, 1.0, methods)
+        record = Record(1, {}, {}, "test", {}, 3000, 1.0, Parameters(1, 1, 1), {})
+        return Result(record, config, methods)
 
     return result
 
@@ -144,7 +146,7 @@ def test_interactions_take_off_what_both_gain(make: Make) -> None:
 
 
 def test_an_unknown_question_lists_the_known() -> None:
-    with pytest.raises(KAError, match=r"choose one of 0\. Kernel Attention; 1\. Shuffle"):
+    with pytest.raises(KAError, match=r"choose one of 0\. Kernel Attention, 1\. Shuffle"):
         answers([], "10. Anything")
 
 
@@ -183,8 +185,8 @@ def test_a_question_and_the_table_judge_a_pair_alike(make: Make) -> None:
         for seed in (0, 1, 2)
     ]
     asked = next(one for one in answers(runs, "1. Shuffle") if one.differences).differences["psnr"]
-    costs = Costs.read(ROOT / "results" / "bench.json")  # not counted anew
-    (row,) = [row for row in table(runs, "psrt_noshuffle", costs=costs).rows if row.name == "psrt"]
+    costs = speed.read(ROOT / "results" / "bench.json")["cpu"]
+    (row,) = [row for row in table(runs, "psrt_noshuffle", measurement=costs).rows if row.name == "psrt"]
     assert asked.value == pytest.approx(-row.differences["psnr"].value)
     assert asked.low is not None
     assert row.differences["psnr"].high is not None
@@ -202,7 +204,7 @@ def test_open_questions_are_better_or_worse_and_lower_is_not_mistaken() -> None:
 
 
 def test_the_chart_draws_what_was_run_and_names_what_was_not(make: Make) -> None:
-    figure = questions.chart([make("psrt", 0.0), make("psrt_noshuffle", 1.0)], ["1. Shuffle"])
+    figure = result_figures.chart([make("psrt", 0.0), make("psrt_noshuffle", 1.0)], ["1. Shuffle"])
     (axis,) = figure.axes
     labels = [label.get_text() for label in axis.get_yticklabels()]
     assert sum(label.endswith("(not run)") for label in labels) == 2

@@ -15,12 +15,9 @@ from ka.data.scenes import Scene, SceneSet
 from ka.errors import KAError, unknown
 from ka.models.checkpoints import load_checkpoint
 from ka.models.psrt import LAYERS, PSRT, WINDOWS
-from workbook.paths import ROOT, runs_folder
+from workbook.paths import CHECKPOINTS, runs_folder
 from workbook.views.plots import as_rgb
 from workbook.views.trace import Trace, check_index, trace
-
-CHECKPOINTS = ROOT / "checkpoints"
-"""Small models that come with the project: the demo preset on the embedded scene, float16."""
 
 SIDE = 64  # largest side of what is looked at: a pass over it takes a tenth of a second
 

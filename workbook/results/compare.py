@@ -1,28 +1,8 @@
 """How a model's difference to the baseline is judged: its interval, over scenes and seeds.
 
-Runs are compared scene by scene. Two things are chance: which scenes are tested, and which seed a run had. The squared
-standard error of a mean difference is the sum of two parts:
-
-- scenes: s² / N of the N differences, each averaged over seeds (a paired comparison);
-- seeds: where all compared models have the same seeds, these are paired too (blocks: what a seed does to all models at
-  once cancels; Box, Hunter & Hunter, "Statistics for Experimenters", chapter 4); else 1/S + 1/S' times the variance
-  within models. As three seeds say little of a variance, it is pooled over all models of the table, on the assumption
-  that seeds disturb all of them alike. So a variant with one seed is judged with the noise that others showed, and if
-  none has two seeds, intervals cover scenes only and say so.
-
-The interval is difference ± q · SE, where q is a quantile of the bootstrap's own |difference* - difference| / SE* (the
-symmetric bootstrap-t: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 12; Hall, Ann. Statist. 16,
-1988). Scenes are drawn with replacement; seeds, which are too few for that, are drawn from a normal distribution with
-the pooled variance, and their variance from its χ². Percentiles of the plain bootstrap are not used: in
-4,000 simulated cases of 11 scenes, nominal 95 % intervals missed the truth in 10 % (normal differences) and 13 %
-(exponential ones), Student's t in 6 and 10 %, ours in 4 and 7 %. (Why: Hesterberg, "What Teachers Should Know About the
-Bootstrap", Am. Stat. 69, 2015.)
-
-Intervals are simultaneous over the m compared variants (Bonferroni; Dunn, JASA 56, 1961): each has level 1 - 0.05 / m,
-so that where no variant differs, at most about one table in twenty shows a difference in a given metric. They are too
-narrow where differences are strongly skewed over scenes (at the 0.28 % of 18 variants, exponential ones were missed in
-0.8 %, normal ones in 0.15 %), and where the baseline alone has several seeds and seeds move results as much as scenes
-do: run all with the same seeds.
+The squared standard error is that of scenes (paired) plus that of seeds (paired where all compared models have the same
+ones, else pooled over all models). The interval is difference ± q · SE with q from a symmetric bootstrap-t, at a level
+corrected for the number of comparisons: docs/intervals.md, with sources.
 """
 
 import math
@@ -67,14 +47,14 @@ class SeedNoise:
 def seed_noise(
     weights: Mapping[str, float], values: Mapping[str, Values], seeds: Mapping[str, tuple[int, ...]]
 ) -> SeedNoise:
-    """How far seeds move Σ weight · (mean of a model), judged from all models (see the module's docstring).
+    """How far seeds move Σ weight · (mean of a model), judged from all models (see docs/intervals.md).
 
     Args:
         weights: model → its weight; the models have values, and the weights add up to zero: +1 and -1 for a difference.
         values: model → one metric, seeds × scenes; those with undefined values tell nothing.
         seeds: model → its seeds, in the order of its rows.
     """
-    means = {model: found.mean(1) for model, found in values.items() if found.size and np.isfinite(found).all()}
+    means = {model: each.mean(1) for model, each in values.items() if each.size and np.isfinite(each).all()}
     if not set(weights) <= set(means):
         return SeedNoise()
     first, *others = (seeds[name] for name in weights)
@@ -92,7 +72,7 @@ def seed_noise(
 
 
 def difference(ours: Values, theirs: Values, noise: SeedNoise, alpha: float, draws: int = 20_000) -> Difference:
-    """Mean difference ours - theirs with its (1 - alpha) interval (the method is in the module's docstring).
+    """Mean difference ours - theirs with its (1 - alpha) interval (docs/intervals.md).
 
     Args:
         ours, theirs: one metric, seeds × scenes; the scenes are the same in the same order.
@@ -129,3 +109,20 @@ def critical(gaps: Float[np.ndarray, " scenes"], noise: SeedNoise, alpha: float,
     error = np.sqrt(variance)
     t = np.divide(np.abs(off), error, out=np.full(draws, np.inf), where=error > 1e-9 * np.abs(off))
     return float(np.quantile(t, 1 - alpha, method="higher"))
+
+
+def interval(difference: Difference) -> str:
+    """A difference with its interval, as `+0.123 [−0.045, +0.291]`; a dash where there is none."""
+    if not math.isfinite(difference.value):
+        return "undefined"
+    ends = (
+        "–"
+        if difference.low is None or difference.high is None
+        else f"[{_signed(difference.low)}, {_signed(difference.high)}]"
+    )
+    return f"{_signed(difference.value)} {ends}"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.3f}".replace("-", "−")
+    return "0.000" if text[1:] == "0.000" else text

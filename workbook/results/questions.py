@@ -9,20 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import matplotlib.style
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from ka.errors import KAError
+from ka.errors import KAError, unknown
 from ka.metrics import METRICS
 from ka.models.variants import VARIANTS
-from workbook.paths import STYLE
-from workbook.results.compare import Difference, difference, seed_noise
-from workbook.results.report import interval
-from workbook.results.selection import called_best
-from workbook.results.stored import SHOWN, Result, by_variant, measured
+from workbook.results.compare import Difference, Values, difference, interval, seed_noise
+from workbook.results.stored import SHOWN, Result
+from workbook.results.table import by_variant, measured
 
 Verdict = Literal["supported", "refuted", "better", "worse", "not decided at this budget", "not run"]
 Claim = Literal["better", "worse", "open"]
@@ -44,39 +38,38 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Refuse a comparison that mixes in the level of the models, or names a model that is not there."""
-        unknown = sorted(set(self.weights) - set(VARIANTS))
-        if unknown or abs(sum(self.weights.values())) > 1e-9:
+        if set(self.weights) - set(VARIANTS) or abs(sum(self.weights.values())) > 1e-9:
             raise KAError(
                 f"comparison {self.label!r}: weights of known variants that add up to zero are expected, "
                 f"not {dict(self.weights)}"
             )
 
 
-def less(one: str, other: str) -> dict[str, float]:
-    """The weights of `one` less `other`."""
-    return {one: 1.0, other: -1.0}
+def less(first: str, second: str) -> dict[str, float]:
+    """The weights of one variant less another."""
+    return {first: 1.0, second: -1.0}
 
 
 def mean_of(*pairs: tuple[str, str]) -> dict[str, float]:
-    """The weights of the mean over pairs of (one less other)."""
+    """The weights of the mean over pairs of (first less second)."""
     return combined(*((1 / len(pairs), pair) for pair in pairs))
 
 
-def interaction(one: tuple[str, str], other: tuple[str, str]) -> dict[str, float]:
+def interaction(first: tuple[str, str], second: tuple[str, str]) -> dict[str, float]:
     """The weights of one difference less another."""
-    return combined((1.0, one), (-1.0, other))
+    return combined((1.0, first), (-1.0, second))
 
 
 def combined(*terms: tuple[float, tuple[str, str]]) -> dict[str, float]:
     """The weights of a sum of (factor, pair)."""
     weights: dict[str, float] = {}
-    for factor, (one, other) in terms:
-        weights[one] = weights.get(one, 0.0) + factor
-        weights[other] = weights.get(other, 0.0) - factor
+    for factor, (first, second) in terms:
+        weights[first] = weights.get(first, 0.0) + factor
+        weights[second] = weights.get(second, 0.0) - factor
     return weights
 
 
-#: The protocols that are meant to answer, as presets of `workbook.training.config.Config`.
+#: The protocols that are meant to answer, as presets of the configuration.
 PROTOCOLS = ("laptop", "record")
 
 #: Question → the comparisons that answer it. Keys are the section titles of questions.ipynb.
@@ -156,10 +149,10 @@ class Answer:
         """By PSNR, and only if the interval covers seeds as well as scenes and leaves out zero."""
         if not self.differences:
             return "not run"
-        found = self.differences["psnr"]
-        if found.covers != "scenes and seeds" or not found.excludes_zero:
+        psnr = self.differences["psnr"]
+        if psnr.covers != "scenes and seeds" or not psnr.excludes_zero:
             return "not decided at this budget"
-        side: Literal["better", "worse"] = "better" if found.value > 0 else "worse"
+        side: Literal["better", "worse"] = "better" if psnr.value > 0 else "worse"
         if self.comparison.claim == "open":
             return side
         return "supported" if side == self.comparison.claim else "refuted"
@@ -169,8 +162,7 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
     """What runs say to every comparison of a question.
 
     Intervals are those of `workbook.results.compare`, 95 % for all comparisons of the question that were run at once
-    (Bonferroni);
-    the noise of seeds is pooled over all models of the protocol that have several, and paired as it says.
+    (Bonferroni); the noise of seeds is pooled over all models of the protocol that have several, and paired as it says.
 
     Args:
         results: of one protocol, from `workbook.results.stored.read`.
@@ -181,47 +173,63 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
         KAError: unknown question.
     """
     if question not in QUESTIONS:
-        raise KAError(f"question {question!r} is unknown; choose one of {'; '.join(QUESTIONS)}")
-    values = {name: found for name, found in measured(results, which).items() if found}
-    seeds = {name: tuple(run.config.seed for run in found) for name, found in by_variant(results).items()}
+        raise unknown("question", question, QUESTIONS)
+    values = {name: metrics for name, metrics in measured(results, which).items() if metrics}
+    seeds = {name: tuple(run.config.seed for run in runs) for name, runs in by_variant(results).items()}
     comparisons = QUESTIONS[question]
-    run = [one for one in comparisons if set(one.weights) <= set(values)]
-    found = []
-    for one in comparisons:
-        if one not in run:
-            found.append(Answer(one))
-            continue
-        differences = {}
-        for metric in SHOWN:
-            of_all = {name: each[metric] for name, each in values.items()}
-            plus, minus = (
-                sum(abs(w) * of_all[name].mean(0, keepdims=True) for name, w in one.weights.items() if w * sign > 0)
-                for sign in (1, -1)
-            )
-            noise = seed_noise(one.weights, of_all, seeds)
-            differences[metric] = difference(np.asarray(plus), np.asarray(minus), noise, 0.05 / len(run))
-        found.append(Answer(one, {name: len(values[name]["psnr"]) for name in one.weights}, differences))
-    return found
+    were_run = [comparison for comparison in comparisons if set(comparison.weights) <= set(values)]
+    return [
+        _answer(comparison, values, seeds, 0.05 / len(were_run)) if comparison in were_run else Answer(comparison)
+        for comparison in comparisons
+    ]
 
 
-def rows(found: Sequence[Answer]) -> list[dict[str, str]]:
+def _answer(
+    comparison: Comparison,
+    values: Mapping[str, Mapping[str, Values]],
+    seeds: Mapping[str, tuple[int, ...]],
+    alpha: float,
+) -> Answer:
+    differences = {}
+    for metric in SHOWN:
+        of_all = {name: metrics[metric] for name, metrics in values.items()}
+        plus, minus = (
+            sum(abs(w) * of_all[name].mean(0, keepdims=True) for name, w in comparison.weights.items() if w * sign > 0)
+            for sign in (1, -1)
+        )
+        noise = seed_noise(comparison.weights, of_all, seeds)
+        differences[metric] = difference(np.asarray(plus), np.asarray(minus), noise, alpha)
+    return Answer(comparison, {name: len(values[name]["psnr"]) for name in comparison.weights}, differences)
+
+
+def rows(block: Sequence[Answer]) -> list[dict[str, str]]:
     """Answers as rows for `workbook.notebook.table`."""
     lines = []
-    for one in found:
+    for answer in block:
         cells = {
-            f"Δ {METRICS[metric].heading}": (interval(one.differences[metric]) if one.differences else "–")
+            f"Δ {METRICS[metric].heading}": (interval(answer.differences[metric]) if answer.differences else "–")
             for metric in SHOWN
         }
         lines.append(
             {
-                "compared": one.comparison.label,
-                "claimed": one.comparison.claim,
-                "seeds": ", ".join(map(str, one.seeds.values())) or "–",
+                "compared": answer.comparison.label,
+                "claimed": answer.comparison.claim,
+                "seeds": ", ".join(map(str, answer.seeds.values())) or "–",
                 **cells,
-                "verdict": one.verdict,
+                "verdict": answer.verdict,
             }
         )
     return lines
+
+
+def summary(results: Sequence[Result], which: str = "best") -> list[dict[str, str]]:
+    """Rows: the verdicts of all questions but the last, which compares every variant with one convolution."""
+    return [
+        {"question": title} | {key: row[key] for key in ("compared", "Δ PSNR (dB)", "verdict")}
+        for title in QUESTIONS
+        if not title.startswith("8")
+        for row in rows(answers(results, title, which))
+    ]
 
 
 _IN_CHINESE: Mapping[Verdict, str] = {
@@ -234,96 +242,7 @@ _IN_CHINESE: Mapping[Verdict, str] = {
 }
 
 
-def in_words(one: Answer, language: str = "en") -> str:
+def in_words(answer: Answer, language: str = "en") -> str:
     """An answer within a sentence, in English (`en`) or Chinese (`zh`): the difference in PSNR, and the verdict."""
-    verdict = one.verdict if language == "en" else _IN_CHINESE[one.verdict]
-    return f"{interval(one.differences['psnr'])} dB, {verdict}" if one.differences else verdict
-
-
-_COLOURS = {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1"}
-
-
-def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS), which: str = "best") -> Figure:
-    """Differences in PSNR with their intervals, question by question; what was not run is named without a mark.
-
-    Args:
-        results, which: as `answers`.
-        questions: keys of `QUESTIONS`, top to bottom.
-    """
-    blocks = [(title, answers(results, title, which)) for title in questions]
-    height = sum(len(found) + 1.2 for _, found in blocks)
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(9.5, 0.9 + 0.2 * height), layout="constrained")
-        axis = figure.subplots()
-        y, ticks, labels = 0.0, [], []
-        for title, found in blocks:
-            axis.text(0.0, y, title, weight="bold", va="center", transform=axis.get_yaxis_transform())
-            for one in found:
-                y -= 1
-                ticks.append(y)
-                labels.append(one.comparison.label + ("" if one.differences else " (not run)"))
-                if one.differences:
-                    _mark(axis, one, y)
-            y -= 1.2
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_yticks(ticks, labels, fontsize=7.5)
-        axis.set_ylim(y + 0.6, 0.8)
-        axis.grid(visible=False, axis="y")
-        axis.set_xlabel("Δ PSNR (dB)")
-        marks = [
-            Line2D([], [], color=colour, marker="o", markersize=4, label=label)
-            for label, colour in (
-                ("as claimed, or better", "C2"),
-                ("against the claim, or worse", "C1"),
-                ("not decided", "0.45"),
-            )
-        ]
-        figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
-    return figure
-
-
-def _mark(axis: Axes, one: Answer, y: float) -> None:
-    found = one.differences["psnr"]
-    colour = _COLOURS.get(one.verdict, "0.45")
-    if found.low is not None and found.high is not None:
-        axis.plot([found.low, found.high], [y, y], color=colour, solid_capstyle="butt")
-    axis.plot(found.value, y, "o", color=colour, markersize=4)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Validation PSNR (dB) of the weights that each rule would keep of a run.
-
-    Attributes:
-        last: the raw weights of the last measurement (what the study's table took).
-        running_mean: the raw weights that the running mean of the training loss called "best" last.
-        validated: the raw weights that validation would choose.
-        average: the averaged weights of the last measurement.
-        step: root mean square change of the raw weights' PSNR from one measurement to the next, second half.
-        step_average: the same of the averaged weights.
-    """
-
-    last: float
-    running_mean: float
-    validated: float
-    average: float
-    step: float
-    step_average: float
-
-
-def kept(history: Sequence[Mapping[str, float]]) -> Kept:
-    """What the rules for choosing weights make of a run's history (see `Kept`).
-
-    Args:
-        history: of a run with validation, as `workbook.results.stored.Result.history`.
-
-    Raises:
-        KAError: fewer than four measurements.
-    """
-    if len(history) < 4:
-        raise KAError(f"a history of {len(history)} measurements shows no jitter; at least 4 are expected")
-    raw, average = (np.array([note[key] for note in history]) for key in ("psnr", "psnr_average"))
-    half = len(raw) // 2
-    best = np.flatnonzero(called_best([note["loss"] for note in history]))
-    rms = [float(np.sqrt(np.mean(np.diff(values[half:]) ** 2))) for values in (raw, average)]
-    return Kept(float(raw[-1]), float(raw[best[-1]]), float(raw.max()), float(average[-1]), *rms)
+    verdict = answer.verdict if language == "en" else _IN_CHINESE[answer.verdict]
+    return f"{interval(answer.differences['psnr'])} dB, {verdict}" if answer.differences else verdict

@@ -1,26 +1,27 @@
-"""What `make bench` measured, as `results/bench.json` holds it: fast against plain, with targets and who reached them.
+"""What `make bench` measured, as `results/bench.json` holds it: fast against plain.
 
 *Plain* is the model the way the study ran it (`benchmarks/reference.py`), *fast* the one of this workbook. Both run in
 one process, in alternation, so that a machine that slows down for a while slows both: ratios are of the same round.
 """
 
-import json
 import math
 import statistics
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from ka.errors import KAError
+from ka.files import write_json
 from ka.models.variants import VARIANTS
 
-FORMAT = 1
 BASELINE = "psrt_noshuffle"
 CONVOLUTION = "conv3x3"
 """The row whose KA layer is one ordinary convolution."""
+SCENES_OF = "kav11"
+"""The model of whole scenes."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,6 @@ class SceneCost:
         return self.size**2
 
 
-SCENES_OF = "kav11"
-
-
 @dataclass(frozen=True)
 class Throughput:
     """Training or inference with data held on the device, in one way of running it.
@@ -268,7 +266,12 @@ class Measurement:
         return 1e3 * speed.step_gb / speed.step.ms / self.copy
 
 
-# Files
+@dataclass(frozen=True)
+class Record:
+    """The file: measurements by device."""
+
+    format: Literal[1]
+    devices: dict[str, Measurement]
 
 
 def read(path: str | Path) -> dict[str, Measurement]:
@@ -278,205 +281,24 @@ def read(path: str | Path) -> dict[str, Measurement]:
         KAError: the file is damaged or of another kind.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-        if value["format"] != FORMAT:
-            raise ValueError(f"format {value['format']!r}; {FORMAT} is expected")
-        found = {str(device): _load(Measurement, entry, device) for device, entry in value["devices"].items()}
-        if wrong := [device for device, entry in found.items() if entry.device != device]:
+        record = msgspec.json.decode(Path(path).read_bytes(), type=Record)
+        if wrong := [device for device, entry in record.devices.items() if entry.device != device]:
             raise ValueError(f"{wrong[0]} holds another device")
-        return found
+        return record.devices
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+    except (msgspec.MsgspecError, OSError, ValueError) as error:
         raise KAError(
-            f"{path} is damaged or of another kind ({what}); restore it, or remove it and measure again with make bench"
+            f"{path} is damaged or of another kind ({error}); restore it, or remove it and measure again with make "
+            "bench"
         ) from error
 
 
-def _load(kind: Any, value: Any, where: str) -> Any:
-    """A value of plain JSON as `kind`, strictly.
-
-    Raises:
-        TypeError, ValueError, KeyError: it is none.
-    """
-    options = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):
-        (real,) = (option for option in options if option is not type(None))
-        return None if value is None else _load(real, value, where)
-    if is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if unknown := sorted(set(value) - set(hints)):
-            raise ValueError(f"{where}: unknown {unknown[0]}")
-        given = {key: _load(hints[key], each, f"{where}.{key}") for key, each in value.items()}
-        missing = [key.name for key in fields(kind) if key.default is MISSING and key.name not in given]
-        if missing:
-            raise KeyError(f"{where}.{missing[0]}")
-        return typing.cast(Callable[..., Any], kind)(**given)
-    if typing.get_origin(kind) is tuple:
-        inner = options[:1] * len(value) if options[-1] is Ellipsis else options
-        return tuple(_load(one, each, where) for one, each in zip(inner, value, strict=True))
-    if typing.get_origin(kind) is Mapping:
-        return {str(key): _load(options[1], each, f"{where}.{key}") for key, each in value.items()}
-    if kind is Any:
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"{where} is no {kind.__name__}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"{where} is not finite")
-    return value
+def write(path: str | Path, devices: Mapping[str, Measurement]) -> None:
+    """Write measurements by device, whole or not at all."""
+    write_json(path, asdict(Record(1, dict(devices))))
 
 
 def significant(value: float, digits: int = 4) -> float:
     """`value` rounded to so many significant digits, as it is stored."""
     return float(f"{value:.{digits}g}")
-
-
-# Targets
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A target: `part` of these variants (all, if none is named) at least so many times `faster`, or `smaller`."""
-
-    device: str
-    part: str
-    measure: str
-    least: float
-    variants: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        what = {"layer": "KA layer, forward and backward", "step": "training step", "inference": "inference"}[self.part]
-        which = ", ".join(self.variants) or "every variant"
-        return f"{what}, at least {self.least:g}× {self.measure} ({which})"
-
-
-_AT_ONCE, _AT_THREE = ("kav6", "kav8", "kav11"), ("kav1", "kav7", "kav10", "kav17")
-GOALS = (
-    Goal("cpu", "layer", "faster", 5.0, _AT_ONCE),
-    Goal("cpu", "layer", "faster", 3.0, _AT_THREE),
-    Goal("cpu", "layer", "smaller", 3.0, _AT_ONCE + _AT_THREE),
-    Goal("cpu", "step", "faster", 1.5),
-    Goal("cpu", "inference", "faster", 2.0),
-    Goal("cuda", "step", "faster", 5.0),
-    Goal("cuda", "inference", "faster", 5.0),
-)
-"""Ratios to reach. On a GPU the best way of running in float32 counts (`Throughput`)."""
-
-SCENE_LIMIT = 3e9  # bytes for 512×512 in one pass, whole process
-STARTUP_LIMIT = 1.5  # seconds
-LINEAR = 0.15  # how far the exponent of time against pixels may be from 1 (by count it is 1.08 in tiles: border tiles
-# have fewer margins, and large scenes fewer border tiles)
-BOUNDED = 1.25  # working memory in tiles at the largest size, of that at the smallest
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a target was reached.
-
-    Attributes:
-        text: the target.
-        reached: None if it was not measured.
-        found: what was measured, in words.
-    """
-
-    text: str
-    reached: bool | None = None
-    found: str = "not measured"
-
-    def __str__(self) -> str:
-        state = {None: "not measured", True: "reached", False: "NOT reached"}[self.reached]
-        return f"{self.text}: {state}" + (f" ({self.found})" if self.reached is not None else "")
-
-
-def verdicts(measured: Mapping[str, Measurement]) -> list[Verdict]:
-    """Every target beside what was measured; a run that is not full judges nothing.
-
-    A ratio is judged by its median over rounds.
-    """
-    full = {device: found for device, found in measured.items() if found.full}
-    cpu = full.get("cpu")
-    ratios = [_judge_ratios(f"{goal.device.upper()}: {goal.text}", goal, full.get(goal.device)) for goal in GOALS]
-    return [*ratios, *_judge_scenes(None if cpu is None else cpu.scenes), _judge_startup(cpu)]
-
-
-def _judge_ratios(text: str, goal: Goal, found: Measurement | None) -> Verdict:
-    ratios = {} if found is None else _best(goal, found) if goal.device == "cuda" else _ratios(goal, found)
-    if found is None or not ratios:
-        return Verdict(text)
-    lacking = len(found.unmeasured) if goal.device != "cuda" and not goal.variants else 0
-    rest = f"; {lacking} not measured" if lacking else ""
-    missed = {name: ratio for name, ratio in ratios.items() if ratio[0] < goal.least}
-    shown = missed or ratios
-    order = sorted(shown, key=lambda name: shown[name][0])
-    values = ", ".join(f"{name} {_shown(*shown[name])}" for name in order)
-    reached = f"{len(ratios) - len(missed)} of {len(ratios)}"
-    return Verdict(text, not missed, (f"{reached}; {values}" if missed else values) + rest)
-
-
-def _shown(median: float, low: float | None = None, high: float | None = None) -> str:
-    return f"{median:.2f}" + ("" if low is None else f" [{low:.2f} to {high:.2f}]")
-
-
-def _ratios(goal: Goal, found: Measurement) -> dict[str, tuple[float, ...]]:
-    """Variant → ratio, with its quartiles where it has any."""
-    pairs = {name: getattr(speed, goal.part) for name, speed in found.variants.items()}
-    chosen = {name: pair for name, pair in pairs.items() if pair is not None and name in (goal.variants or pairs)}
-    if goal.measure == "smaller":
-        return {name: (pair.smaller,) for name, pair in chosen.items()}
-    return {name: (pair.faster.median, pair.faster.low, pair.faster.high) for name, pair in chosen.items()}
-
-
-def _best(goal: Goal, found: Measurement) -> dict[str, tuple[float, ...]]:
-    """Variant, with its fastest float32 mode → ratio and quartiles."""
-    what = {"step": "training", "inference": "inference"}[goal.part]
-    best: dict[str, tuple[str, Spread]] = {}
-    for row in found.throughput or ():
-        if row.what == what and row.faster is not None and row.mode.startswith("float32"):
-            before = best.get(row.variant)
-            if before is None or row.faster.median > before[1].median:
-                best[row.variant] = (row.mode, row.faster)
-    return {f"{name} ({mode})": (each.median, each.low, each.high) for name, (mode, each) in best.items()}
-
-
-def _judge_scenes(scenes: Sequence[SceneCost] | None) -> Iterable[Verdict]:
-    """Memory of one pass, bounded memory in tiles, cost linear in pixels."""
-    texts = [
-        f"CPU: 512×512 in one pass under {SCENE_LIMIT / 1e9:g} GB",
-        f"CPU: in tiles, working memory bounded (at most {BOUNDED:g} times that of the smallest scene)",
-        f"CPU: cost linear in pixels (exponent within {LINEAR:g} of 1)",
-    ]
-    passes = [scene for scene in scenes or () if not scene.tile]
-    tiled = [scene for scene in scenes or () if scene.tile]
-    one = [scene.process_mib * 2**20 for scene in passes if scene.size == 512 and scene.process_mib is not None]
-    yield Verdict(texts[0], one[0] < SCENE_LIMIT, f"{one[0] / 1e9:.2f} GB") if one else Verdict(texts[0])
-    working = {scene.size: scene.mib - scene.images_mib for scene in tiled}
-    if len(working) > 1:
-        first, last = working[min(working)], working[max(working)]
-        found = ", ".join(f"{size}²: {mib:.0f} MiB" for size, mib in sorted(working.items()))
-        yield Verdict(texts[1], last <= BOUNDED * first, f"{found}, beside the result")
-    else:
-        yield Verdict(texts[1])
-    exponents = [exponent(kind) for kind in (passes, tiled) if len(kind) > 1]
-    if exponents:
-        found = " and ".join(f"{value:.2f}" for value in exponents)
-        yield Verdict(texts[2], all(abs(value - 1) <= LINEAR for value in exponents), found)
-    else:
-        yield Verdict(texts[2])
-
-
-def exponent(scenes: Sequence[SceneCost]) -> float:
-    """p of time ∝ pixels^p, by least squares over the logarithms."""
-    points = [(math.log(scene.pixels), math.log(scene.seconds)) for scene in scenes]
-    return statistics.linear_regression(*zip(*points, strict=True)).slope
-
-
-def _judge_startup(found: Measurement | None) -> Verdict:
-    text = f"CPU: `import ka` takes under {STARTUP_LIMIT:g} s more than `import torch`"
-    if found is None or found.startup is None:
-        return Verdict(text)
-    more = found.startup
-    return Verdict(text, more.more < STARTUP_LIMIT, f"{more.more:.2f} s [{more.low:.2f} to {more.high:.2f}]")

@@ -315,7 +315,7 @@ def describe(campaign: Campaign) -> str:
         note, history = campaign.failure(planned), campaign.run(planned).history()
         if campaign.done(planned):
             found = kept[planned.name]
-            state = _numbers(found.methods["best"].mean("psnr"), found.seconds)
+            state = _numbers(found.methods["best"].mean("psnr"), found.record.seconds)
         elif note.exists():
             state = f"failed: {note.read_text(encoding='utf-8').strip()}"
         elif campaign.run(planned).finished:

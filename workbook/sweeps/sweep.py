@@ -33,6 +33,7 @@ from ka.files import write_json
 from ka.metrics import METRICS
 from workbook.paths import ROOT, runs_folder
 from workbook.results import stored as results
+from workbook.results.table import measured
 from workbook.sweeps import campaign as campaigns
 from workbook.sweeps.campaign import Campaign, Parser
 from workbook.sweeps.plan import Planned
@@ -402,7 +403,7 @@ def stop(jobs: Jobs, patience: float = 10.0) -> None:
 def summary(sweep: Sweep) -> list[dict[str, str]]:
     """What came of it, for a table: a row per variant, mean over test scenes and seeds (± sample std of seeds)."""
     folder, protocol = sweep.campaign.folder / "results", sweep.campaign.plan.protocol
-    found = results.measured(results.read(folder, protocol)) if protocol in results.protocols(folder) else {}
+    found = measured(results.read(folder, protocol)) if protocol in results.protocols(folder) else {}
     rows = []
     for name, values in found.items():
         if values:

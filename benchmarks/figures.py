@@ -1,0 +1,102 @@
+"""Figures of the benchmark: how much faster than the plain form, and what a scene costs."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmarks.goals import GOALS
+from workbook.results.speed import SCENES_OF, Measurement, Pair, SceneCost
+from workbook.style import styled
+
+_PARTS = {"layer": "KA layer, forward and backward", "step": "training step", "inference": "inference"}
+_COLORS = {"reached": "C0", "missed": "C1", "no target": "0.45"}
+
+
+@styled
+def ratios(measurement: Measurement) -> Figure:
+    """Time of the plain form by time of the fast one, every variant: KA layer, training step, inference.
+
+    A dot is the median over rounds, its bar reaches from the lower to the upper quartile; the short black line is the
+    target, where there is one. Variants that came to the table after a full run are "not measured".
+    """
+    rows = [*measurement.variants, *measurement.unmeasured][::-1]
+    figure = Figure(figsize=(9.5, 1.5 + 0.21 * max(len(rows), 2)), layout="constrained")
+    axes = figure.subplots(1, len(_PARTS), sharey=True)
+    for axis, (part, title) in zip(axes, _PARTS.items(), strict=True):
+        axis.set_title(title)
+        for y, name in enumerate(rows):
+            if name not in measurement.variants:
+                at, style = axis.get_yaxis_transform(), {"color": "0.45", "va": "center", "ha": "right"}
+                axis.text(0.98, y, "not measured", transform=at, **style)
+            elif (pair := getattr(measurement.variants[name], part)) is not None:
+                _mark(axis, y, pair, _target(measurement.device, part, name))
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_xlim(left=0)
+        axis.grid(visible=False, axis="y")
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_ylim(-0.7, max(len(rows), 1) - 0.3)
+    axes[1].set_xlabel("times as fast as the plain form")
+    handles = [Line2D([], [], color=color, marker="o", markersize=4, label=label) for label, color in _COLORS.items()]
+    handles.append(Line2D([], [], color="black", label="target"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def _mark(axis: Axes, y: int, pair: Pair, target: float | None) -> None:
+    ratio = pair.faster
+    color = _COLORS["no target" if target is None else "reached" if ratio.median >= target else "missed"]
+    axis.plot([ratio.low, ratio.high], [y, y], color=color, solid_capstyle="butt")
+    axis.plot(ratio.median, y, "o", color=color, markersize=4)
+    if target is not None:
+        axis.plot([target, target], [y - 0.38, y + 0.38], color="black", solid_capstyle="butt", zorder=1.9)
+
+
+def _target(device: str, part: str, name: str) -> float | None:
+    least = [
+        goal.least
+        for goal in GOALS
+        if (goal.device, goal.part, goal.measure) == (device, part, "faster") and name in (goal.variants or (name,))
+    ]
+    return max(least, default=None)
+
+
+@styled
+def scenes(measurement: Measurement) -> Figure:
+    """Time and peak memory of sharpening a whole scene against its pixels, in one pass and in tiles.
+
+    The dotted line through the smallest scene in one pass is a cost proportional to pixels. Memory is what comes on
+    top of model and inputs; dashed is the part of it that the result takes.
+    """
+    measured = measurement.scenes or ()
+    series: dict[str, list[SceneCost]] = {}
+    for scene in sorted(measured, key=lambda scene: scene.size):
+        series.setdefault(f"in tiles of {scene.tile}" if scene.tile else "in one pass", []).append(scene)
+    figure = Figure(figsize=(9.5, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, label in zip(axes, ("seconds", "peak memory (MiB)"), strict=True):
+        axis.set(xlabel="scene (pixels)", ylabel=label)
+        if not measured:
+            axis.set(xticks=[], yticks=[])
+            axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
+    if not measured:
+        return figure
+    for k, (label, some) in enumerate(series.items()):
+        pixels = [scene.pixels for scene in some]
+        style = {"marker": "os^"[k % 3], "markersize": 4, "label": label}
+        axes[0].plot(pixels, [scene.seconds for scene in some], **style)
+        axes[1].plot(pixels, [scene.mib for scene in some], **style)
+    every = sorted({scene.size for scene in measured})
+    ends = [every[0] ** 2, every[-1] ** 2]
+    first = next(iter(series.values()))[0]
+    line = [first.seconds * pixels / first.pixels for pixels in ends]
+    axes[0].plot(ends, line, ":", color="black", linewidth=1, label="proportional to pixels", zorder=1)
+    result = {scene.pixels: scene.images_mib for scene in measured}
+    axes[1].plot(list(result), list(result.values()), "--", color="0.45", linewidth=1, label="the result itself")
+    for axis in axes:
+        axis.set(xscale="log", yscale="log")
+        axis.set_xticks([size**2 for size in every], [f"{size}²" for size in every], minor=False)
+        axis.minorticks_off()
+        axis.legend()
+    bands, dim = measurement.setting.n_bands, measurement.setting.dim
+    figure.suptitle(f"{SCENES_OF}, {bands} bands, dim {dim}, {measurement.label}", fontsize=9)
+    return figure

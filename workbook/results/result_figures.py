@@ -1,0 +1,156 @@
+"""Figures of results: differences with their intervals, quality against cost, the answers to the questions."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ka.metrics import METRICS
+from workbook.results.compare import Difference
+from workbook.results.questions import QUESTIONS, Answer, answers
+from workbook.results.stored import SHOWN, Result
+from workbook.results.table import Row, Table
+from workbook.style import styled
+
+COLOURS = {"better": "C0", "worse": "C1", "open": "0.45"}
+LABELLED = ("psrt", "psrt_misaligned", "psrt_noshuffle", "kav1", "kav3", "kav6", "kav11", "kav17", "conv3x3")
+"""Rows that quality_against_cost names; the others are light."""
+
+
+@styled
+def forest(table: Table) -> Figure:
+    """Differences to the baseline with their intervals, one panel per metric; variants that were not run are absent."""
+    rows = [row for row in table.rows if row.differences][::-1]
+    figure = Figure(figsize=(9.5, 1.5 + 0.21 * max(len(rows), 2)), layout="constrained")
+    axes = figure.subplots(1, len(SHOWN), sharey=True)
+    for axis, metric in zip(axes, SHOWN, strict=True):
+        _forest(axis, rows, metric)
+    axes[0].set_yticks(range(len(rows)), [row.name for row in rows])
+    axes[0].set_ylim(-0.7, max(len(rows), 1) - 0.3)
+    if not rows:
+        for axis in axes:
+            axis.set(xticks=[])
+        axes[1].text(0.5, 0.6, "no run to compare yet", ha="center", transform=axes[1].transAxes)
+    texts = {"better": f"better than {table.baseline}", "worse": "worse", "open": "interval holds zero"}
+    marks = [(text, COLOURS[side], COLOURS[side], 1.4) for side, text in texts.items()]
+    _legend(figure, [*marks, ("no interval", COLOURS["open"], "white", 0)])
+    return figure
+
+
+def _legend(figure: Figure, marks: Sequence[tuple[str, str, str, float]]) -> None:
+    """Under the figure: (label, colour, face, width of the line) of each mark."""
+    handles = [
+        Line2D([], [], color=colour, marker="o", markersize=4, markerfacecolor=face, label=label, linewidth=width)
+        for label, colour, face, width in marks
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def mark(axis: Axes, difference: Difference, y: float, colour: str) -> None:
+    """A difference as a dot, open where it has no interval, and its interval as a bar."""
+    face = colour
+    if difference.low is not None and difference.high is not None:
+        axis.plot([difference.low, difference.high], [y, y], color=colour, solid_capstyle="butt")
+    else:
+        face = "white"
+    axis.plot(difference.value, y, "o", color=colour, markersize=4, markerfacecolor=face)
+
+
+def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
+    differences = [(y, row.differences[metric]) for y, row in enumerate(rows)]
+    differences = [(y, difference) for y, difference in differences if math.isfinite(difference.value)]
+    axis.axvline(0, color="black", linewidth=0.8)
+    for y, difference in differences:
+        good = (difference.value > 0) == (METRICS[metric].better == "higher")
+        mark(axis, difference, y, COLOURS["open" if not difference.excludes_zero else "better" if good else "worse"])
+    axis.set_xlabel(f"Δ {METRICS[metric].heading}, {METRICS[metric].better} is better")
+    axis.grid(visible=False, axis="y")
+    axis.locator_params(axis="x", nbins=5)
+    if differences:
+        # An interval from few seeds may be a hundred times as wide as the differences: it is cut at the frame.
+        ends = [end or 0.0 for _, each in differences for end in (each.value, each.low, each.high)]
+        reach = max(map(abs, ends))
+        reach = min(reach, 6 * max(abs(difference.value) for _, difference in differences)) or reach
+        if reach > 0:
+            axis.set_xlim(-1.08 * reach, 1.08 * reach)
+
+
+@styled
+def quality_against_cost(table: Table) -> Figure:
+    """PSNR against GFLOPs and against deployed parameters; bars are the standard deviation over seeds."""
+    rows = [row for row in table.rows if row.deployed is not None and row.stats]
+    rows = [row for row in rows if math.isfinite(row.stats["psnr"].mean)]
+    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    xs = [[row.gflops or 0.0 for row in rows], [(row.deployed or 0) / 1e6 for row in rows]]
+    labels = ("GFLOPs, 512×512×31 at dim 48, deployed", "deployed parameters at dim 48 (M)")
+    for axis, x, label in zip(axes, xs, labels, strict=True):
+        axis.set_xlabel(label)
+        axis.margins(x=0.14, y=0.08)
+        for row, at in zip(rows, x, strict=True):
+            named = row.name in LABELLED
+            psnr = row.stats["psnr"]
+            axis.errorbar(
+                at, psnr.mean, psnr.std or None, fmt="o", markersize=4, elinewidth=0.8,
+                color="C0" if named else "0.75", zorder=3 if named else 2,
+            )  # fmt: skip
+        _name_points(axis, rows, x)
+        if not rows:
+            axis.set(xticks=[], yticks=[])
+            axis.text(0.5, 0.5, "no run yet", ha="center", transform=axis.transAxes)
+    axes[0].set_ylabel("PSNR (dB)")
+    return figure
+
+
+def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
+    """Names of the labelled rows, those that share a place by turns right and left, one line apart at least."""
+    spots = sorted((row.stats["psnr"].mean, at, row.name) for row, at in zip(rows, x, strict=True))
+    spots = [spot for spot in spots if spot[2] in LABELLED]
+    heights = np.array([y for y, _, _ in spots])
+    step = 0.042 * (max(heights) - min(heights)) if len(spots) > 1 else 0.0
+    taken = {-1: -math.inf, 1: -math.inf}
+    for y, at, name in spots:
+        side = min(taken, key=lambda side: (taken[side] > y - step, -side))
+        taken[side] = max(y, taken[side] + step)
+        beside: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if side > 0 else "right", "va": "center"}
+        axis.annotate(name, (at, taken[side]), (7 * side, 0), fontsize=7, **beside)
+
+
+@styled
+def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS), which: str = "best") -> Figure:
+    """Differences in PSNR with their intervals, question by question; what was not run is named without a mark.
+
+    Args:
+        results, which: as `answers`.
+        questions: keys of `QUESTIONS`, top to bottom.
+    """
+    blocks = [(title, answers(results, title, which)) for title in questions]
+    height = sum(len(block) + 1.2 for _, block in blocks)
+    figure = Figure(figsize=(9.5, 0.9 + 0.2 * height), layout="constrained")
+    axis = figure.subplots()
+    y, ticks, labels = 0.0, [], []
+    for title, block in blocks:
+        axis.text(0.0, y, title, weight="bold", va="center", transform=axis.get_yaxis_transform())
+        for answer in block:
+            y -= 1
+            ticks.append(y)
+            labels.append(answer.comparison.label + ("" if answer.differences else " (not run)"))
+            if answer.differences:
+                mark(axis, answer.differences["psnr"], y, _colour(answer))
+        y -= 1.2
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(ticks, labels, fontsize=7.5)
+    axis.set_ylim(y + 0.6, 0.8)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel("Δ PSNR (dB)")
+    texts = (("as claimed, or better", "C2"), ("against the claim, or worse", "C1"), ("not decided", "0.45"))
+    _legend(figure, [(text, colour, colour, 1.4) for text, colour in texts])
+    return figure
+
+
+def _colour(answer: Answer) -> str:
+    return {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1"}.get(answer.verdict, "0.45")

@@ -1,0 +1,263 @@
+"""The results table of a protocol: a row for every variant there is, run or not, beside the study's printed numbers.
+
+How a difference to the baseline is judged is in `workbook.results.compare`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ka.errors import unknown
+from ka.evaluation import Evaluation
+from ka.metrics import METRICS
+from ka.models.study_names import dead_parameters
+from ka.models.variants import VARIANTS, variant
+from workbook.results.compare import Difference, Values, difference, seed_noise
+from workbook.results.speed import Measurement, Spread
+from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, Result, check
+from workbook.results.study import Reported, printed_for
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean over seeds of the mean over scenes, and its sample standard deviation over seeds (None for one seed)."""
+
+    mean: float
+    std: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: a variant, or a method without training.
+        seeds: seeds of its runs.
+        stats: metric → its value; empty if it was not run.
+        differences: metric → difference to the baseline; empty for the baseline and the methods without training.
+        bold: metrics in which the row is best of all and surely better than the baseline.
+        reported, deployed: parameters for CAVE at dim 48: the study's count (live + dead), and folded for inference.
+        here: live parameters of the protocol's own model.
+        gflops: 10⁹ FLOPs for 512×512×31 at dim 48, deployed.
+        ms, ratio: measured time, and its ratio to that of `psrt_noshuffle` over the rounds.
+        printed: the printed row that ran this variant.
+    """
+
+    name: str
+    seeds: tuple[int, ...] = ()
+    stats: Mapping[str, Stat] = field(default_factory=dict)
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    bold: frozenset[str] = frozenset()
+    reported: int | None = None
+    deployed: int | None = None
+    here: int | None = None
+    gflops: float | None = None
+    ms: float | None = None
+    ratio: Spread | None = None
+    printed: Reported | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The results table of a protocol.
+
+    Attributes:
+        rows: the methods without training, then every variant in the order of `ka.VARIANTS`.
+        baseline: the variant that differences are taken to.
+        notes: how to read it, one sentence or two each.
+    """
+
+    rows: Sequence[Row]
+    baseline: str
+    notes: Sequence[str]
+
+
+def table(
+    results: Sequence[Result],
+    baseline: str = "psrt_noshuffle",
+    which: str = "best",
+    measurement: Measurement | None = None,
+) -> Table:
+    """The results of one protocol as a table; what was not run has a row without numbers.
+
+    Args:
+        results: from `read`, `from_runs` or `merge`.
+        baseline: the variant that differences are taken to.
+        which: `best` (chosen on validation scenes), `last` or `average` weights.
+        measurement: what `make bench` measured for CAVE at dim 48 (`speed.read`); without it rows have no costs.
+
+    Raises:
+        KAError: unknown baseline or weights; results that do not belong together.
+    """
+    variant(baseline)
+    if which not in WEIGHTS:
+        raise unknown("which =", which, WEIGHTS)
+    results = check(results)
+    runs = by_variant(results)
+    scenes = _scenes(results)
+    values = measured(results, which)
+    seeds = {name: tuple(result.config.seed for result in of_variant) for name, of_variant in runs.items()}
+    compared = [name for name in VARIANTS if name != baseline and runs[name] and runs[baseline]]
+    rows = [
+        Row(name, stats={metric: _stat(numbers) for metric, numbers in _values(methods, scenes).items()})
+        for name in UNTRAINED
+        for methods in [[results[0].methods[name]] if results else []]
+    ]
+    for name, of_variant in runs.items():
+        stats = {metric: _stat(numbers) for metric, numbers in values[name].items()}
+        changes = _differences(name, baseline, values, seeds, 0.05 / len(compared)) if name in compared else {}
+        here = of_variant[0].record.parameters.live if of_variant else None
+        row = Row(name, seeds[name], stats, changes, here=here, printed=printed_for(name))
+        rows.append(_with_costs(row, measurement))
+    rows = _bold(rows)
+    notes = [*_quality_notes(results, scenes, which), *_difference_notes(rows, baseline, len(compared))]
+    return Table(rows, baseline, [*notes, *_cost_notes(results, measurement)])
+
+
+def _with_costs(row: Row, measurement: Measurement | None) -> Row:
+    """Parameters, FLOPs and time as measured for CAVE at dim 48; nothing of another width or another image."""
+    if measurement is None or (measurement.setting.dim, measurement.setting.n_bands) != (48, 31):
+        return row
+    speed = measurement.variants.get(row.name)
+    if speed is None:
+        return row
+    return replace(
+        row,
+        reported=speed.live + dead_parameters(row.name),
+        deployed=speed.deployed,
+        gflops=speed.gflops,
+        ms=speed.inference.ms,
+        ratio=speed.to_baseline,
+    )
+
+
+def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The runs of every variant there is, in the order of seeds; an empty list where there is none."""
+    return {name: [result for result in results if result.config.variant == name] for name in VARIANTS}
+
+
+def _scenes(results: Sequence[Result]) -> list[str]:
+    return list(results[0].methods["bicubic"].scenes) if results else []
+
+
+def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[str, Values]]:
+    """Variant → metric → its values, seeds × scenes (in one order of scenes); empty where there is no run.
+
+    Args:
+        results: of one protocol, from `read`, `from_runs` or `merge`.
+        which: `best` (chosen on validation scenes), `last` or `average` weights.
+    """
+    scenes = _scenes(results)
+    return {
+        name: _values([result.methods[which] for result in of_variant], scenes)
+        for name, of_variant in by_variant(results).items()
+    }
+
+
+def _differences(
+    name: str,
+    baseline: str,
+    values: Mapping[str, Mapping[str, Values]],
+    seeds: Mapping[str, tuple[int, ...]],
+    alpha: float,
+) -> dict[str, Difference]:
+    """Every metric's difference of a variant to the baseline."""
+    differences = {}
+    for metric in SHOWN:
+        of_all = {model: metrics[metric] for model, metrics in values.items() if metrics}
+        noise = seed_noise({name: 1, baseline: -1}, of_all, seeds)
+        differences[metric] = difference(of_all[name], of_all[baseline], noise, alpha)
+    return differences
+
+
+def _values(evaluations: Sequence[Evaluation], scenes: Sequence[str]) -> dict[str, Values]:
+    if not evaluations or not scenes:
+        return {}
+    return {
+        metric: np.array([[evaluation.scenes[scene][metric] for scene in scenes] for evaluation in evaluations])
+        for metric in SHOWN
+    }
+
+
+def _stat(values: Values) -> Stat:
+    means = values.mean(1)
+    return Stat(float(means.mean()), float(means.std(ddof=1)) if len(means) > 1 else None)
+
+
+def _bold(rows: Sequence[Row]) -> list[Row]:
+    """Mark the best value of each metric, if the interval of its difference excludes zero."""
+    bold: dict[str, set[str]] = {row.name: set() for row in rows}
+    for metric in SHOWN:
+        sign = 1 if METRICS[metric].better == "higher" else -1
+        measured = [row for row in rows if row.stats and math.isfinite(row.stats[metric].mean)]
+        for best in sorted(measured, key=lambda row: -sign * row.stats[metric].mean)[:1]:
+            difference = best.differences.get(metric)
+            if difference is not None and difference.excludes_zero and sign * difference.value > 0:
+                bold[best.name].add(metric)
+    return [replace(row, bold=frozenset(bold[row.name])) for row in rows]
+
+
+def _quality_notes(results: Sequence[Result], scenes: Sequence[str], which: str) -> list[str]:
+    """What a reader must know of the numbers, as far as it applies."""
+    if not results:
+        return ["No run of this protocol yet: nothing was measured."]
+    whose = {"best": "those that validation chose", "last": "the last", "average": "the averaged"}[which]
+    if which == "best" and not results[0].config.hold_out:
+        whose = "the last (nothing was held out to choose by)"
+    plural = "s, whole, mean over scenes" if len(scenes) > 1 else ", whole"
+    return [
+        f"{len(scenes)} test scene{plural}; mean over seeds, ± sample standard deviation over seeds where there "
+        f"are several. Weights: {whose}."
+    ]
+
+
+def _difference_notes(rows: Sequence[Row], baseline: str, m: int) -> list[str]:
+    bold = f"Bold: best of its column, and better than {baseline} by an interval without zero. Else nothing is."
+    if not m:
+        return [bold]
+    notes = [
+        f"Δ is a variant minus {baseline}; in brackets its interval, 95 % for all {m} variants at once "
+        f"(Bonferroni: {1 - 0.05 / m:.2%} each), paired by scene, and by seed where both had the same. The three "
+        "metrics are not corrected for one another."
+    ]
+    covers = {difference.covers for row in rows for difference in row.differences.values()}
+    if "scenes" in covers:
+        notes.append(
+            "Intervals that cover scenes only: no model has a second seed, so they say how other test scenes might "
+            "move a difference, not how another seed might (the study's code moved by 0.2 to 0.3 dB)."
+        )
+    if "scenes and seeds" in covers or "seeds" in covers:
+        notes.append(
+            "The noise of seeds is pooled over all models with several, on the assumption that it is the same for "
+            "all; so it is in the intervals of models with one seed too."
+        )
+    if "seeds" in covers:
+        notes.append("Intervals that cover seeds only: there is one test scene, and others may rank differently.")
+    if "" in covers:
+        notes.append(
+            "No interval (–): too few test scenes (five or so are the least), and too few runs with other seeds "
+            "(three of one model, or two of two)."
+        )
+    return [*notes, bold]
+
+
+def _cost_notes(results: Sequence[Result], measurement: Measurement | None) -> list[str]:
+    time = "not measured."
+    if measurement is not None:
+        size, bands, dim = (getattr(measurement.setting, key) for key in ("inference_size", "n_bands", "dim"))
+        time = (
+            f"{size}×{size}×{bands} image, dim {dim}, {measurement.device}, {measurement.label}, deployed; median, and "
+            f"in brackets the quartiles of the ratio over {measurement.setting.inference_rounds} rounds. Rows with the "
+            "same GFLOPs and deployed parameters fold to the same computation: what their times differ by is the error "
+            "of the clock."
+        )
+    return [
+        "Parameters are for 31 bands at dim 48: “reported” as the study counts (with parameters that no output "
+        "depends on), “deployed” after folding; “here” are the live ones of this protocol's own model"
+        + (f" (dim {results[0].config.dim})." if results else "."),
+        f"GFLOPs: 10⁹ operations (2 per multiply-add) for a 512×512×31 image at dim 48, deployed. Time: {time}",
+        "“Study” is what the authors printed for 2,000 epochs on CAVE at dim 48 with one seed, beside the variant "
+        "that their code ran; shorter runs of ours cannot be compared with it in level.",
+    ]
