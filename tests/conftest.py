@@ -19,6 +19,7 @@ from ka.data.simulate import Degradation, observe
 from workbook.training.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ["finished_runs"]
 SHARED = ROOT.parent / "shared"
 
 
