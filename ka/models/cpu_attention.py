@@ -1,114 +1,142 @@
-"""softmax(4 q kᵀ) v in many small windows: the formula, and a form of it that is fast on a CPU.
+"""Window attention on a CPU: the formula of `ka.models.psrt.WindowAttention`, with less memory traffic.
 
 A PSRT map holds thousands of windows of 64, 16 or 4 pixels, and heads of 3 to 8 numbers. On a CPU the time then goes
-to memory, not to arithmetic: the scores are many times the size of the map. `attend_cpu` takes the channels first, as
-a matrix product can write them, so that nothing is copied into windows and heads; it works on as many windows at a time
-as the cache holds; and it keeps no scores for the gradient, but computes them again.
+to memory, not to arithmetic: the scores are many times the size of the map. Here channels come first, as a matrix
+product can write them, so that nothing is copied into windows and heads; as many windows are worked on at a time as the
+cache holds; and no scores are kept for the gradient, they are computed again.
+
+Windows of 2×2 pixels are too small for matrix products of their own. They are laid out side by side instead, in lanes
+(`h d t n`, windows last), so that one vector instruction serves many of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-Q_SCALE = 4.0  # not head_dim^-0.5: the published weights need it
 IN_CACHE = 2**17  # scores at a time: half a megabyte
-Heads = Float[Tensor, "windows heads tokens d"]
+IN_LANES = 4  # tokens of the largest window that goes into lanes
+BAND = 2**14  # pixels at a time, see `in_bands`
+BAND_ROWS = 8  # of the largest window
+Tokens = Float[Tensor, "b h w c"]
 Windows = Float[Tensor, "h d n t"]
 Lanes = Float[Tensor, "h d t n"]
 
 
-def attend(q: Heads, k: Heads, v: Heads) -> Heads:
-    """softmax(4 q kᵀ) v, with 4 in place of d^-0.5."""
-    return F.scaled_dot_product_attention(q, k, v, scale=Q_SCALE)
+def in_bands(function: Callable[[Tokens], Tokens], x: Tokens) -> Tokens:
+    """function(x), on a CPU without gradients band by band.
 
-
-def in_lanes(tokens: int) -> bool:
-    """Whether windows are too small for matrix products of their own.
-
-    Those of 2×2 pixels are laid out side by side instead (`h d t n`, windows last), one vector instruction serving
-    many of them.
+    What is made on the way to it (4C numbers a pixel in an MLP) then stays in the cache and is not asked of the system
+    anew. `function` must not look beyond bands of 8 rows.
     """
-    return tokens <= 4
+    b, h, w, _ = x.shape
+    rows = BAND_ROWS * max(1, BAND // (b * w * BAND_ROWS))
+    if torch.is_grad_enabled() or not x.is_cpu or rows >= h:
+        return function(x)
+    out = torch.empty(x.shape, dtype=x.dtype)
+    for to, band in zip(out.split(rows, dim=1), x.split(rows, dim=1), strict=True):
+        to.copy_(function(band))
+    return out
 
 
-def attend_cpu(qkv: Float[Tensor, "three h d n t"] | Float[Tensor, "three h d t n"], tokens: int) -> Tensor:
-    """`attend` with channels first: h heads of d channels, n windows of t tokens, windows last where `in_lanes`.
+def window_attention(x: Tokens, qkv: nn.Linear, proj: nn.Linear, window: int, heads: int, scale: float) -> Tokens:
+    """softmax(scale q kᵀ) v among the pixels of each window and head, between the layers `qkv` and `proj`.
 
     Args:
-        qkv: queries, keys and values.
-        tokens: t.
-
-    Returns:
-        What the windows attended to, laid out as each of the three.
+        x: the map; H and W are multiples of `window`.
+        qkv: C → 3C, queries, keys and values in this order, each by head.
+        proj: C → C.
+        window: side of a window in pixels.
+        heads: number of heads.
+        scale: factor of the scores.
     """
-    return _Attend.apply(qkv, tokens)
+    grid = {"b": x.shape[0], "i": x.shape[1] // window, "y": window, "x": window}
+    if window**2 <= IN_LANES:
+        pixels = rearrange(x, "b (i y) (j x) c -> (y x b i j) c", y=window, x=window)
+        channels = torch.addmm(qkv.bias[:, None], qkv.weight, pixels.T)
+        lanes = rearrange(channels, "(three h d) (t n) -> three h d t n", three=3, h=heads, t=window**2)
+        mixed = rearrange(_Attention.apply(lanes, True, scale), "h d t n -> (t n) (h d)")
+        return rearrange(proj(mixed), "(y x b i j) c -> b (i y) (j x) c", **grid)
+    pixels = rearrange(x, "b (i y) (j x) c -> (b i j y x) c", y=window, x=window)
+    channels = torch.addmm(qkv.bias[:, None], qkv.weight, pixels.T)
+    windows = rearrange(channels, "(three h d) (n t) -> three h d n t", three=3, h=heads, t=window**2)
+    mixed = rearrange(_Attention.apply(windows, False, scale), "h d n t -> (n t) (h d)")
+    return rearrange(proj(mixed), "(b i j y x) c -> b (i y) (j x) c", **grid)
 
 
-class _Attend(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
+    """softmax(scale q kᵀ) v with channels first: three h d n t, or three h d t n in lanes."""
+
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, tokens: int) -> Tensor:
+    @torch.autocast("cpu", enabled=False)
+    def forward(ctx: Any, qkv: Tensor, lanes: bool, scale: float) -> Tensor:
         ctx.save_for_backward(qkv)
-        ctx.tokens = tokens
-        apply = _lanes if in_lanes(tokens) else _windows
+        ctx.lanes, ctx.scale = lanes, scale
         out = torch.empty_like(qkv[0])
-        for part in _parts(out, tokens):
-            q, k, v = qkv[:, *part]
-            out[part] = apply(q, k, v)
+        for part, q, k, v in _parts(qkv, lanes):
+            out[part] = _in_lanes(q * scale, k, v) if lanes else _in_windows(q * scale, k, v)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    @torch.autocast("cpu", enabled=False)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (qkv,) = ctx.saved_tensors
-        apply = _lanes_backward if in_lanes(ctx.tokens) else _windows_backward
-        found = torch.empty_like(qkv)
-        for part in _parts(qkv[0], ctx.tokens):
-            q, k, v = qkv[:, *part]
-            for whole, piece in zip(found, apply(q, k, v, grads[0][part]), strict=True):
-                whole[part] = piece
-        return found, None
+        gradient = torch.empty_like(qkv)
+        backward = _in_lanes_backward if ctx.lanes else _in_windows_backward
+        for part, q, k, v in _parts(qkv, ctx.lanes):
+            to_q, to_k, to_v = backward(q, k, v, grads[0][part].to(q.dtype), ctx.scale)
+            gradient[0][part], gradient[1][part], gradient[2][part] = to_q, to_k, to_v
+        return gradient, None, None
 
 
-def _parts(x: Tensor, tokens: int) -> Iterator[tuple[slice, ...]]:
-    """Heads and windows whose scores fit the cache together."""
-    axis = 3 if in_lanes(tokens) else 2
-    heads, windows = x.shape[0], x.shape[axis]
+def _parts(qkv: Tensor, lanes: bool) -> Iterator[tuple[tuple[slice, ...], Tensor, Tensor, Tensor]]:
+    """Heads and windows whose scores fit the cache together: where they are, their queries, keys and values.
+
+    These are float32 at least: bfloat16 would round sums in lanes after every product, and scores before the softmax.
+    """
+    axis = 3 if lanes else 2
+    heads, windows, tokens = qkv.shape[1], qkv.shape[axis + 1], qkv.shape[3 if lanes else 4]
+    dtype = torch.promote_types(qkv.dtype, torch.float32)
     fitting = max(1, IN_CACHE // tokens**2)
     n = min(windows, fitting)
     h = fitting // n
     for head in range(0, heads, h):
         for window in range(0, windows, n):
-            yield slice(head, head + h), *[slice(None)] * (axis - 1), slice(window, window + n)
+            part = (slice(head, head + h), *[slice(None)] * (axis - 1), slice(window, window + n))
+            q, k, v = qkv[:, *part].to(dtype)
+            yield part, q, k, v
 
 
-def _windows(q: Windows, k: Windows, v: Windows) -> Windows:
+def _to_scores(weights: Tensor, to_weights: Tensor, dim: int) -> Tensor:
+    """The gradient behind a softmax, weights·(g - Σ weights·g), in place of g before it."""
+    products = to_weights.mul_(weights)
+    return products.addcmul_(weights, products.sum(dim, keepdim=True), value=-1)
+
+
+def _in_windows(q: Windows, k: Windows, v: Windows) -> Windows:
     n = q.shape[2]
     q, k, v = (rearrange(x, "h d n t -> (h n) d t") for x in (q, k, v))
-    return rearrange(torch.bmm(v, _weights(q, k).transpose(1, 2)), "(h n) d t -> h d n t", n=n)
+    return rearrange(torch.bmm(v, _weights(q, k).mT), "(h n) d t -> h d n t", n=n)
 
 
-def _windows_backward(q: Windows, k: Windows, v: Windows, grad: Windows) -> tuple[Windows, Windows, Windows]:
+def _in_windows_backward(q: Windows, k: Windows, v: Windows, grad: Windows, scale: float) -> Iterator[Windows]:
     n = q.shape[2]
     q, k, v, grad = (rearrange(x, "h d n t -> (h n) d t") for x in (q, k, v, grad))
-    weights = _weights(q, k)
-    to_v = torch.bmm(grad, weights)
-    to_scores = torch._softmax_backward_data(torch.bmm(grad.transpose(1, 2), v), weights, -1, weights.dtype)
-    to_q = torch.bmm(k, to_scores.transpose(1, 2)).mul_(Q_SCALE)
-    to_k = torch.bmm(q, to_scores).mul_(Q_SCALE)
-    to_q, to_k, to_v = (rearrange(x, "(h n) d t -> h d n t", n=n) for x in (to_q, to_k, to_v))
-    return to_q, to_k, to_v
+    weights = _weights(q * scale, k)
+    to_scores = _to_scores(weights, torch.bmm(grad.mT, v), -1)
+    to_q, to_k = torch.bmm(k, to_scores.mT).mul_(scale), torch.bmm(q, to_scores).mul_(scale)
+    return (rearrange(x, "(h n) d t -> h d n t", n=n) for x in (to_q, to_k, torch.bmm(grad, weights)))
 
 
 def _weights(q: Float[Tensor, "hn d t"], k: Float[Tensor, "hn d s"]) -> Float[Tensor, "hn t s"]:
-    scores = torch.bmm((Q_SCALE * q).transpose(1, 2), k)
+    scores = torch.bmm(q.mT, k)
     return torch.softmax(scores, -1, out=scores)
 
 
-def _lanes(q: Lanes, k: Lanes, v: Lanes) -> Lanes:
+def _in_lanes(q: Lanes, k: Lanes, v: Lanes) -> Lanes:
     weights = _lane_weights(q, k)
     out = torch.empty_like(q)
     for e in range(q.shape[1]):
@@ -116,19 +144,19 @@ def _lanes(q: Lanes, k: Lanes, v: Lanes) -> Lanes:
     return out
 
 
-def _lanes_backward(q: Lanes, k: Lanes, v: Lanes, grad: Lanes) -> tuple[Lanes, Lanes, Lanes]:
-    weights = _lane_weights(q, k)
-    to_scores = torch._softmax_backward_data(_lane_scores(grad, v), weights, 2, weights.dtype)
+def _in_lanes_backward(q: Lanes, k: Lanes, v: Lanes, grad: Lanes, scale: float) -> Iterator[Lanes]:
+    weights = _lane_weights(q * scale, k)
+    to_scores = _to_scores(weights, _lane_scores(grad, v), 2)
     to_q, to_k, to_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     for e in range(q.shape[1]):
         torch.sum(to_scores * k[:, e, None], 2, out=to_q[:, e])
         torch.sum(to_scores * q[:, e, :, None], 1, out=to_k[:, e])
         torch.sum(weights * grad[:, e, :, None], 1, out=to_v[:, e])
-    return to_q.mul_(Q_SCALE), to_k.mul_(Q_SCALE), to_v
+    return iter((to_q.mul_(scale), to_k.mul_(scale), to_v))
 
 
 def _lane_weights(q: Lanes, k: Lanes) -> Float[Tensor, "h t s n"]:
-    scores = _lane_scores(Q_SCALE * q, k)
+    scores = _lane_scores(q, k)
     return torch.softmax(scores, 2, out=scores)
 
 

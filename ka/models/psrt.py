@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ka.errors import KAError
-from ka.models.cpu_attention import attend, attend_cpu, in_lanes
+from ka.models.cpu_attention import in_bands, window_attention
 from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention, Pointwise
 from ka.models.variants import Variant
 from ka.models.variants import variant as variant_row
@@ -26,24 +26,9 @@ from ka.models.variants import variant as variant_row
 WINDOWS = (8, 4, 2)  # window sizes of the three SaR blocks of a PSRT block
 N_BLOCKS = 2
 LAYERS = tuple(f"block {b + 1}, {w}×{w}, L{i + 1}" for b in range(N_BLOCKS) for w in WINDOWS for i in range(3))
-BAND = 2**14  # pixels at a time, see `in_bands`
+Q_SCALE = 4.0  # not head_dim^-0.5: the published weights need it
 Tokens = Float[Tensor, "b h w c"]
-
-
-def in_bands(function: Callable[[Tokens], Tokens], x: Tokens) -> Tokens:
-    """function(x), on a CPU without gradients band by band.
-
-    What is made on the way to it (4C numbers a pixel in an MLP) then stays in the cache and is not asked of the system
-    anew. `function` must not look beyond bands of 8 rows.
-    """
-    b, h, w, _ = x.shape
-    rows = WINDOWS[0] * max(1, BAND // (b * w * WINDOWS[0]))
-    if torch.is_grad_enabled() or not x.is_cpu or rows >= h:
-        return function(x)
-    out = torch.empty(x.shape, dtype=x.dtype)
-    for to, band in zip(out.split(rows, dim=1), x.split(rows, dim=1), strict=True):
-        to.copy_(function(band))
-    return out
+Heads = Float[Tensor, "windows heads tokens d"]
 
 
 class WindowAttention(nn.Module):
@@ -55,36 +40,25 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
+    def forward(self, x: Tokens) -> Tokens:
+        return in_bands(self.on_cpu if x.is_cpu else self.formula, x)
+
+    def formula(self, x: Tokens) -> Tokens:
+        """softmax(4 q kᵀ) v in every window and head."""
+        q, k, v = self.split(x)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=Q_SCALE)
+        rows, columns = (n // self.window for n in x.shape[1:3])
+        size = {"i": rows, "j": columns, "y": self.window, "x": self.window}
+        return self.proj(rearrange(mixed, "(b i j) h (y x) d -> b (i y) (j x) (h d)", **size))
+
     def split(self, x: Tokens) -> Float[Tensor, "three windows heads tokens d"]:
         """Queries, keys and values of every window (row-major) and head."""
-        return rearrange(
-            self.qkv(x),
-            "b (i y) (j x) (three h d) -> three (b i j) h (y x) d",
-            three=3,
-            h=self.heads,
-            y=self.window,
-            x=self.window,
-        )
+        size = {"three": 3, "h": self.heads, "y": self.window, "x": self.window}
+        return rearrange(self.qkv(x), "b (i y) (j x) (three h d) -> three (b i j) h (y x) d", **size)
 
-    def forward(self, x: Tokens) -> Tokens:
-        return in_bands(self._attend, x)
-
-    def _attend(self, x: Tokens) -> Tokens:
-        size = {"y": self.window, "x": self.window}
-        rows, columns = (n // self.window for n in x.shape[1:3])
-        if x.device.type != "cpu":
-            out = attend(*self.split(x))
-            out = rearrange(out, "(b i j) h (y x) d -> b (i y) (j x) (h d)", i=rows, j=columns, **size)
-            return self.proj(out)
-        # The same, with less copying: a test holds the two equal.
-        tokens = self.window**2
-        order = "(y x b i j)" if in_lanes(tokens) else "(b i j y x)"
-        pixels = rearrange(x, f"b (i y) (j x) c -> {order} c", **size)
-        qkv = torch.addmm(self.qkv.bias[:, None], self.qkv.weight, pixels.T)
-        split = "three h d t n" if in_lanes(tokens) else "three h d n t"
-        qkv = rearrange(qkv, f"(three h d) ({split[-3:]}) -> {split}", three=3, h=self.heads, t=tokens)
-        out = rearrange(attend_cpu(qkv, tokens), f"{split[6:]} -> ({split[-3:]}) (h d)")
-        return rearrange(self.proj(out), f"{order} c -> b (i y) (j x) c", i=rows, j=columns, b=len(x), **size)
+    def on_cpu(self, x: Tokens) -> Tokens:
+        """The formula with less copying; a test holds the two equal."""
+        return window_attention(x, self.qkv, self.proj, self.window, self.heads, Q_SCALE)
 
 
 class MLP(nn.Module):
