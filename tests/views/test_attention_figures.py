@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from matplotlib import colormaps
 from matplotlib.collections import PatchCollection
 from traced import scattered, traced
 
@@ -46,23 +45,25 @@ def test_tiles_by_head_are_the_windows(layer: int, size: int) -> None:
     there = traced("psrt", H, W)
     asked = attention.query(there, layer, 10, 21)
     figure = attention_figures.query_maps(there, picture(), layer, 10, 21)
-    canvas = figure.axes[2].images[0].get_array()
-    step = 48 // size
-    for i, weights in enumerate(asked.weights):
-        top, left = i // 4 * 58 + 10, i % 4 * 58
-        colours = colormaps["viridis"](weights.reshape(size, size) / asked.weights.max())
-        np.testing.assert_allclose(canvas[top : top + 48 : step, left : left + 48 : step], colours, atol=1 / 255)
+    heads = figure.axes[2]
+    assert len(heads.images) == len(asked.weights)
+    for i, (image, weights) in enumerate(zip(heads.images, asked.weights, strict=True)):
+        assert np.array_equal(image.get_array(), weights.reshape(size, size))
+        assert image.norm(asked.weights.max()) == 1
+        left, top = 1.2 * (i % 4), 1.2 * (i // 4) + 0.2
+        np.testing.assert_allclose(image.get_extent(), (left, left + 1, top + 1, top))
 
 
 def test_tiles_of_a_shuffled_window_hold_its_cells() -> None:
     """The window's weights where its pixels are, nothing between its four cells."""
     asked = attention.query(traced("psrt", H, W), 4, 10, 21)
     assert scattered(asked)
-    tile, (top, left, side) = attention_figures._tile(asked, np.arange(16.0))
-    cells = tile[::side, ::side]
-    assert np.isnan(cells).sum() == 36 - 16
-    assert cells[~np.isnan(cells)].tolist() == np.arange(16.0).tolist()
-    assert tile[top, left] == asked.token
+    tile, mark = attention_figures._tile(asked, np.arange(16.0))
+    assert tile.shape == (6, 6)
+    assert np.isnan(tile[2:4]).all()
+    assert np.isnan(tile[:, 2:4]).all()
+    assert tile[~np.isnan(tile)].tolist() == np.arange(16.0).tolist()
+    assert tile[mark] == asked.token
 
 
 @pytest.mark.parametrize("name", ["psrt", "psrt_misaligned", "kav12"])

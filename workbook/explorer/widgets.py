@@ -42,14 +42,14 @@ class Explorer(ABC):
 
     pictures: ClassVar[Mapping[str, Callable[[SimpleNamespace], Figure]]]
 
-    def __init__(self, catalog: Catalog, controls: Mapping[str, ipywidgets.ValueWidget]) -> None:
+    def __init__(self, catalog: Catalog, further: Mapping[str, ipywidgets.ValueWidget]) -> None:
         self.catalog = catalog
-        self.controls = dict(controls)
+        common = {name: menu(name) for name in ("show", "model", "image")}
+        self.controls = {**common, "layer": slider("layer", 1, len(LAYERS)), **further}
         self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
         self.message = ipywidgets.HTML()
-        rows = ipywidgets.Box(
-            list(self.controls.values()), layout={"display": "flex", "flex_flow": "row wrap", "max_width": "1100px"}
-        )
+        layout = {"display": "flex", "flex_flow": "row wrap", "max_width": "1100px"}
+        rows = ipywidgets.Box(list(self.controls.values()), layout=layout)
         self.box = ipywidgets.VBox([rows, self.message, self.picture]).add_class("ka-explorer")
         self.picture.add_class("ka-picture")
         self._paused = False
@@ -138,7 +138,7 @@ def _instead(choices: Sequence[Any]) -> Any:
 
 
 def menu(label: str) -> ipywidgets.Dropdown:
-    """A drop-down list; its choices come from `Explorer.choices`."""
+    """A drop-down list, still empty."""
     return ipywidgets.Dropdown(options=[("", None)], description=label, layout={"width": "300px"})
 
 
@@ -212,11 +212,8 @@ class KernelExplorer(Explorer):
     }
 
     def __init__(self, catalog: Catalog) -> None:
-        names = ("show", "model", "image", "beside", "layer", "kernel", "colours", "output", "input")
-        sliders = {"layer": len(LAYERS), "output": 1, "input": 1}
-        super().__init__(
-            catalog, {name: slider(name, 1, sliders[name]) if name in sliders else menu(name) for name in names}
-        )
+        channels = {name: slider(name, 1, 1) for name in ("output", "input")}
+        super().__init__(catalog, {name: menu(name) for name in ("kernel", "colours", "beside")} | channels)
 
     def further_choices(self, model: PSRT, image: str) -> Choices:
         images = self.catalog.images_for(model)
@@ -279,17 +276,13 @@ class AttentionExplorer(Explorer):
     zoom = 5  # screen pixels a side of a pixel of the image
 
     def __init__(self, catalog: Catalog) -> None:
-        names = ("show", "model", "image", "layer", "head", "filter")
-        controls: dict[str, ipywidgets.ValueWidget] = {
-            name: slider(name, 1, len(LAYERS)) if name == "layer" else menu(name) for name in names
-        }
         h, w, _ = next(iter(catalog.images.values())).picture.shape
-        controls |= {"row": slider("row", 0, h - 1), "col": slider("column", 0, w - 1)}
-        controls["row"].value, controls["col"].value = h // 2, w // 2
+        row, col = slider("row", 0, h - 1), slider("column", 0, w - 1)
+        row.value, col.value = h // 2, w // 2
         self.scene = ipywidgets.Image(format="png", layout={"max_width": "none"})
         self.scene.add_class("ka-scene")
         Event(source=self.scene, watched_events=["click"]).on_dom_event(self.click)
-        super().__init__(catalog, controls)
+        super().__init__(catalog, {"head": menu("head"), "filter": menu("filter"), "row": row, "col": col})
         hint = ipywidgets.HTML("Click a pixel:")
         scene = ipywidgets.VBox([hint, self.scene], layout={"flex": "0 0 auto"})
         *above, picture = self.box.children

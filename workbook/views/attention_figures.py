@@ -6,13 +6,12 @@ as windows and blocks do. One that is not there is a `KAError`.
 
 from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PatchCollection
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -26,8 +25,7 @@ from workbook.views.trace import Trace, check_index
 
 Picture = Float[np.ndarray, "h w 3"]
 
-TILE = 48  # side of a drawn window: whole multiples of the 8, 12, 4, 6, 2, 3 pixels that a window spans
-GAP = 10  # between drawn windows; a line of text fits
+GAP = 0.2  # between maps of side 1; a line of text fits
 MARK = "#D55E00"
 CHOSEN = "#CC79A7"
 EMPTY = "#D0D0D0"  # pixels between the cells of a scattered window, which are not in it
@@ -67,7 +65,7 @@ def query_maps(trace: Trace, picture: Picture, layer: int, row: int, col: int, h
     near.set_title(which + (" (in pieces)" if in_pieces else ""))
     tiles, marks = zip(*(_tile(asked, values) for values in asked.weights), strict=True)
     labels = [f"head {i + 1}" for i in range(len(tiles))]
-    _draw_tiles(heads, tiles, labels, per_line, ScalarMappable(norm, _with_gaps("viridis")), head, marks)
+    _draw_tiles(heads, tiles, labels, per_line, norm, "viridis", head, marks)
     heads.set_title("by head" + (" (distances shortened)" if _compact(asked)[1] else ""))
     _weight_bar(bar, norm, asked.weights.shape[1])
     return figure
@@ -88,22 +86,21 @@ def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
     with np.errstate(divide="ignore"):  # a weight of 0 is -∞ below uniform, and drawn as the lowest colour
         times = [np.log2(one.weights.mean(0) * one.weights.shape[1]) for one in ordered]
     reach = max(1.0, *(float(values.max()) for values in times))
-    colours = ScalarMappable(Normalize(-reach, reach), _with_gaps(SIGNED))
+    norm = Normalize(-reach, reach)
     aspect = min(max(picture.shape[1] / picture.shape[0], 0.45), 1.6)
     figure, (whole, maps, bar) = _panels([aspect, 2], 0.46, f"{trace.model.row.name}, mean over heads")
     _draw_image(whole, picture, asked[:9:3])
     drawn = [_tile(one, np.maximum(values, -reach)) for one, values in zip(ordered, times, strict=True)]
     tiles, marks = zip(*drawn, strict=True)
     labels = [LAYERS[one.layer].split(", ", 1)[1] for one in ordered]
-    _draw_tiles(maps, tiles, labels, 6, colours, marks=marks)
-    width = TILE + GAP
+    _draw_tiles(maps, tiles, labels, 6, norm, SIGNED, marks=marks)
     for block in range(2):
-        middle = (block * 3 + 1) * width + TILE / 2
-        maps.text(middle, -GAP - 4, f"block {block + 1}", ha="center", va="bottom", fontsize=9, weight="bold")
-    maps.axvline(3 * width - GAP / 2 - 0.5, color="#808080", linewidth=0.8)
+        middle = (block * 3 + 1) * (1 + GAP) + 0.5
+        maps.text(middle, -0.3, f"block {block + 1}", ha="center", va="bottom", fontsize=9, weight="bold")
+    maps.axvline(3 * (1 + GAP) - GAP / 2, color="#808080", linewidth=0.8)
     step = 1 + int(reach) // 4
     ticks = [step * k for k in range(-(int(reach) // step), int(reach) // step + 1)]
-    colour_bar(bar, colours, "weight / uniform weight", extend="min").set_ticks(
+    colour_bar(bar, ScalarMappable(norm, SIGNED), "weight / uniform weight", extend="min").set_ticks(
         ticks, labels=[f"{2**tick}" if tick >= 0 else f"1/{2**-tick}" for tick in ticks]
     )
     return figure
@@ -155,23 +152,22 @@ def kernel_sa_map(
     main.set_xticks(middles, names, fontsize=8)
     main.set_yticks(middles, names, fontsize=8)
     main.set(xlabel="tap that is looked at", ylabel="tap that looks", title=which)
-    edges = [m * size - 0.5 for m in range(1, len(names))]
-    main.add_collection(_cuts(edges, n, [(0, 0)], 0.8))
+    main.add_collection(_cuts(len(names), n, [(-0.5, -0.5)], 0.8))
     main.tick_params(length=0)
     main.grid(visible=False)
     bare(heads, xticks=[], yticks=[], title="by head")
-    colours = ScalarMappable(norm, "viridis")
-    corners = _draw_tiles(heads, list(by_head), [f"head {i + 1}" for i in range(len(by_head))], 2, colours, head)
-    heads.add_collection(_cuts(edges, n, corners, 0.5))
+    labels = [f"head {i + 1}" for i in range(len(by_head))]
+    corners = _draw_tiles(heads, list(by_head), labels, 2, norm, "viridis", head)
+    heads.add_collection(_cuts(len(names), 1, corners, 0.5))
     _weight_bar(bar, norm, n)
     return figure
 
 
-def _cuts(edges: Sequence[float], n: int, corners: Sequence[tuple[int, int]], width: float) -> LineCollection:
-    """White lines that cut maps of n × n, each with its first cell at a corner (row, column)."""
-    places = [(top, left, edge) for top, left in corners for edge in edges]
-    lines = [[(left - 0.5, top + edge), (left + n - 0.5, top + edge)] for top, left, edge in places]
-    lines += [[(left + edge, top - 0.5), (left + edge, top + n - 0.5)] for top, left, edge in places]
+def _cuts(pieces: int, side: float, corners: Sequence[tuple[float, float]], width: float) -> LineCollection:
+    """White lines that cut maps of this side, with their corners at (top, left), into equal pieces down and across."""
+    places = [(top, left, side * k / pieces) for top, left in corners for k in range(1, pieces)]
+    lines = [[(left, top + at), (left + side, top + at)] for top, left, at in places]
+    lines += [[(left + at, top), (left + at, top + side)] for top, left, at in places]
     return LineCollection(lines, colors="white", linewidths=width)
 
 
@@ -201,11 +197,6 @@ def _panels(aspects: Sequence[float], above: float, title: str) -> tuple[Figure,
     for axis in axes[:-1]:
         bare(axis, xticks=[], yticks=[])
     return figure, axes
-
-
-def _with_gaps(colours: str) -> Colormap:
-    """A colour map that shows in grey what is not in a window."""
-    return matplotlib.colormaps[colours].with_extremes(bad=EMPTY)
 
 
 def _weight_bar(bar: Axes, norm: Normalize, n: int) -> None:
@@ -281,47 +272,41 @@ def _compact(asked: Query) -> tuple[list[Int[np.ndarray, " n"]], bool]:
     return short, shortened
 
 
-def _tile(asked: Query, values: Float[np.ndarray, " tokens"]) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Values at the places of the window's pixels, NaN between its cells; and the asking pixel (row, column, side)."""
+def _tile(asked: Query, values: Float[np.ndarray, " tokens"]) -> tuple[Float[np.ndarray, "y x"], tuple[int, int]]:
+    """Values at the places of the window's pixels, NaN between its cells; and where the asking pixel is."""
     (rows, cols), _ = _compact(asked)
-    height, width = rows.max() + 1, cols.max() + 1
-    unit = TILE // max(height, width)
-    small = np.full((height, width), np.nan)
-    small[rows, cols] = values
-    tile = np.full((TILE, TILE), np.nan)
-    top, left = (TILE - height * unit) // 2, (TILE - width * unit) // 2
-    tile[top : top + height * unit, left : left + width * unit] = small.repeat(unit, 0).repeat(unit, 1)
-    return tile, (top + int(rows[asked.token]) * unit, left + int(cols[asked.token]) * unit, unit)
+    tile = np.full((rows.max() + 1, cols.max() + 1), np.nan)
+    tile[rows, cols] = values
+    return tile, (int(rows[asked.token]), int(cols[asked.token]))
 
 
 def _draw_tiles(
     axis: Axes,
-    tiles: Sequence[Float[np.ndarray, "side side"]],
+    tiles: Sequence[Float[np.ndarray, "y x"]],
     labels: Sequence[str],
     per_line: int,
-    colours: ScalarMappable,
+    norm: Normalize,
+    colours: str,
     chosen: int | None = None,
-    marks: Sequence[tuple[int, int, int]] = (),
-) -> list[tuple[int, int]]:
-    """Small square maps in one picture, `per_line` in a line, a label above each.
+    marks: Sequence[tuple[int, int]] = (),
+) -> list[tuple[float, float]]:
+    """Maps in squares of side 1, `per_line` in a line, a label above each; frames one of them, and one cell in each.
 
-    `chosen` is a map to frame; `marks` are squares (row, column, side) to frame, one in each map. Gives the first row
-    and column of each map in the picture.
+    Gives the top and left of each square.
     """
-    side = len(tiles[0])
-    gap = round(GAP * side / TILE)
-    corners = [(i // per_line * (side + gap) + gap, i % per_line * (side + gap)) for i in range(len(tiles))]
-    canvas = np.ones((corners[-1][0] + side, per_line * (side + gap) - gap, 4))
-    for (top, left), tile, label in zip(corners, tiles, labels, strict=True):
-        canvas[top : top + side, left : left + side] = colours.to_rgba(np.ma.masked_invalid(tile))
-        axis.text(left + side / 2, top - 1.5, label, ha="center", va="bottom", fontsize=8)
-    axis.imshow(canvas)
-    axis.set_xlim(-1.5, canvas.shape[1] + 0.5)  # the last frames whole
-    axis.set_ylim(canvas.shape[0] + 0.5, -0.5)
-    for (top, left), (y, x, unit) in zip(corners, marks, strict=False):
-        corner = (left + x - 0.5, top + y - 0.5)
-        axis.add_patch(Rectangle(corner, unit, unit, fill=False, edgecolor=MARK, linewidth=1.2))
-    if chosen is not None:
-        top, left = corners[chosen]
-        axis.add_patch(Rectangle((left - 1, top - 1), side + 1, side + 1, fill=False, edgecolor=CHOSEN, linewidth=2))
+    corners = [(i // per_line * (1 + GAP) + GAP, i % per_line * (1 + GAP)) for i in range(len(tiles))]
+    for i, ((top, left), tile) in enumerate(zip(corners, tiles, strict=True)):
+        axis.add_patch(Rectangle((left, top), 1, 1, facecolor=EMPTY, edgecolor="none", zorder=-1))
+        (height, width), unit = tile.shape, 1 / max(tile.shape)
+        y, x = top + (1 - height * unit) / 2, left + (1 - width * unit) / 2
+        extent = (x, x + width * unit, y + height * unit, y)
+        axis.imshow(tile, extent=extent, norm=norm, cmap=colours)
+        axis.text(left + 0.5, top - 0.03, labels[i], ha="center", va="bottom", fontsize=8)
+        if marks:
+            corner = (x + marks[i][1] * unit, y + marks[i][0] * unit)
+            axis.add_patch(Rectangle(corner, unit, unit, fill=False, edgecolor=MARK, linewidth=1.2))
+        if i == chosen:
+            axis.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=2))
+    axis.set_xlim(-0.03, per_line * (1 + GAP) - GAP + 0.03)  # the last frames whole
+    axis.set_ylim(corners[-1][0] + 1.03, 0)
     return corners
