@@ -12,11 +12,12 @@ import torch
 
 from benchmarks.measure import MIB, Place
 from ka.errors import KAError
-from ka.evaluation import forget_peak, peak_bytes, sharpen
+from ka.inference import sharpen
 from ka.models.counts import deployed
 from ka.models.psrt import build
 from workbook.paths import ROOT
 from workbook.results.speed import SCENES_OF, SceneCost, Setting, significant
+from workbook.training.memory import forget_peak, peak_bytes
 
 
 def measure(setting: Setting, size: int, tile: int, place: Place, repeats: int = 1) -> SceneCost:

@@ -1,6 +1,6 @@
 """Training and inference with data held on the device: how many samples a second, in which way of running.
 
-Patches are cut, turned and batched on the device from scenes that lie there (`ka.data.scenes.DevicePatches`), so a step
+Patches are cut, turned and batched on the device from scenes that lie there (`ka.data.patches.DevicePatches`): a step
 needs no work of the host; which patches is drawn beforehand, and a captured graph reads it as it goes. Beside the bare
 steps stand those of `workbook.training.train` (clipping, averaged weights, checks). On a CPU everything runs but
 graphs, whose rows
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from benchmarks.counts import count
 from benchmarks.measure import Place, Say, Work, alternate, matmul_precision
 from benchmarks.reference import reference
-from ka.data.scenes import DevicePatches, Patches, Scene, SceneSet
+from ka.data import Degradation, Patches, Scene, SceneSet
+from ka.data.patches import DevicePatches
 from ka.errors import KAError
 from ka.models.counts import deployed
 from ka.models.psrt import PSRT, build
@@ -107,13 +108,15 @@ class Plan:
 def patches_of(plan: Plan, size: int) -> Patches:
     """Patches of scenes of noise: speed does not depend on what they show."""
     rng = np.random.default_rng(0)
-    bands = {"gt": plan.n_bands, "up": plan.n_bands, "lr": 1, "msi": plan.n_msi}
-    scenes = [
-        Scene(str(k), **{key: rng.random((n, plan.scene, plan.scene), dtype=np.float32) for key, n in bands.items()})
-        for k in range(plan.scenes)
-    ]
+    bands = {"gt": plan.n_bands, "up": plan.n_bands, "msi": plan.n_msi}
+    scenes = []
+    for k in range(plan.scenes):
+        arrays = {key: rng.random((n, plan.scene, plan.scene), dtype=np.float32) for key, n in bands.items()}
+        scenes.append(Scene(str(k), lr=arrays["gt"][:, ::RATIO, ::RATIO], **arrays))
     names = tuple(map(str, range(plan.n_msi)))
-    return Patches(SceneSet("noise", "train", RATIO, None, (0, 0, 0), names, scenes), size, max(RATIO, size // 2))
+    return Patches(
+        SceneSet("noise", "train", Degradation(RATIO), None, (0, 0, 0), names, scenes), size, max(RATIO, size // 2)
+    )
 
 
 def measure(plan: Plan, place: Place, gemm: Mapping[str, float], moved: float, say: Say) -> Iterator[list[Throughput]]:

@@ -1,6 +1,10 @@
 """Kernel Attention for hyperspectral image super-resolution: the models of the study, and what the notebooks share."""
 
+from ka import data
+from ka.data.simulate import Degradation
 from ka.errors import KAError
+from ka.evaluation import Evaluation, evaluate
+from ka.inference import Network
 from ka.models.checkpoints import load_checkpoint, save_weights
 from ka.models.counts import ParameterCount, count_parameters, parameter_count
 from ka.models.psrt import PSRT, build
@@ -9,11 +13,16 @@ from ka.models.variants import VARIANTS, Variant, variant
 __all__ = [
     "PSRT",
     "VARIANTS",
+    "Degradation",
+    "Evaluation",
     "KAError",
+    "Network",
     "ParameterCount",
     "Variant",
     "build",
     "count_parameters",
+    "data",
+    "evaluate",
     "load_checkpoint",
     "parameter_count",
     "save_weights",

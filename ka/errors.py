@@ -26,4 +26,10 @@ def unknown(what: str, given: object, known: Iterable[str]) -> KAError:
     lower = {name.lower(): name for name in reversed(names)}
     near = difflib.get_close_matches(str(given).lower(), list(lower), n=1)
     meant = f"did you mean {lower[near[0]]!r}? " if near else ""
-    return KAError(f"{what} {given!r} is unknown; {meant}choose one of {', '.join(names)}")
+    listed = ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
+    return KAError(f"{what} {given!r} is unknown; {meant}choose one of {listed}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is a whole number (True and False are none)."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from ka.errors import KAError
+from ka.errors import KAError, Undefined, unknown
 
 Images = Float[Tensor, "b c h w"]
 PerImage = Float64[Tensor, " b"]
@@ -61,7 +61,7 @@ def psnr_published(prediction: Images, target: Images) -> PerImage:
     _check(prediction, target)
     peak = target.amax((1, 2, 3)).double()
     if (peak <= 0).any():
-        raise KAError(
+        raise Undefined(
             f"psnr_published: the target of image {_first(peak <= 0)} has no positive value, and its peak is "
             "the maximum of the target; use psnr, which has a fixed peak, or leave the image out"
         )
@@ -91,7 +91,7 @@ def sam(prediction: Images, target: Images) -> PerImage:
     inside = norms > 0
     number = inside.sum((1, 2))
     if (number == 0).any():
-        raise KAError(
+        raise Undefined(
             f"sam: in image {_first(number == 0)} every pixel is zero in all bands of the prediction or the target, "
             "so there is no angle; check what was loaded or predicted"
         )
@@ -117,7 +117,7 @@ def ergas(prediction: Images, target: Images, ratio: float) -> PerImage:
     mean = _over_bands(lambda _, t: t.mean((2, 3)), prediction, target)
     if (mean == 0).any():
         image, band = (mean == 0).nonzero()[0].tolist()
-        raise KAError(
+        raise Undefined(
             f"ergas: band {band} of image {image} of the target has mean 0, and ERGAS divides by it; "
             "leave the band out of both tensors"
         )
@@ -207,7 +207,7 @@ def cc(prediction: Images, target: Images) -> PerImage:
     varies = (prediction.amax((2, 3)) > prediction.amin((2, 3))) & (target.amax((2, 3)) > target.amin((2, 3)))
     number = varies.sum(1)
     if (number == 0).any():
-        raise KAError(
+        raise Undefined(
             f"cc: in image {_first(number == 0)} every band of the prediction or the target is constant, so there is "
             "no correlation; check what was loaded or predicted"
         )
@@ -279,9 +279,9 @@ def measure(
             the call: a table with a hole is for the caller to decide, by `names`.
     """
     names = list(METRICS) if names is None else names
-    unknown = [name for name in names if name not in METRICS]
-    if unknown:
-        raise KAError(f"no metric is called {', '.join(map(repr, unknown))}; choose from {', '.join(METRICS)}")
+    for name in names:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
     return {name: METRICS[name].function(prediction, target, ratio=ratio) for name in names}
 
 

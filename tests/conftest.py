@@ -13,9 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ka.data.datasets import write_h5
-from ka.data.scenes import SceneSet
-from ka.data.simulate import Degradation, observe
+from ka.data import Degradation, SceneSet, observe, write_h5
 from workbook.training.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,8 +69,8 @@ def tiny_h5(tmp_path_factory: pytest.TempPathFactory) -> Path:
             waves = rng.uniform(2, 20, (4, 2, 1, 1)), rng.uniform(0, 6, (4, 1, 1))
             gt = 0.5 + 0.4 * np.sin(waves[0][:, 0] * x + waves[0][:, 1] * y + waves[1])
             scenes.append(observe(f"{split}_{number}", gt.astype(np.float32), srf, Degradation()))
-        scene_set = SceneSet("h5", split, 4, None, (3, 2, 1), ("R", "G", "B"), scenes)
-        write_h5(folder / f"{file}_cave(with_up)x4.h5", scene_set, Degradation(), {})
+        scene_set = SceneSet("h5", split, Degradation(), None, (3, 2, 1), ("R", "G", "B"), scenes)
+        write_h5(folder / f"{file}_cave(with_up)x4.h5", scene_set, {})
     return folder
 
 

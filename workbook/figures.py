@@ -9,11 +9,11 @@ from functools import cache, partial
 
 from matplotlib.figure import Figure
 
-from ka.data import datasets as data
-from ka.data.simulate import Degradation
+from ka import data
 from ka.errors import KAError
-from ka.evaluation import LinearInjection, Method, Network, upsampled
+from ka.evaluation import LinearInjection, Method, upsampled
 from ka.files import write_bytes
+from ka.inference import Network
 from ka.models.checkpoints import load_checkpoint
 from workbook.audit import audit_figures
 from workbook.diagrams.overview import all_diagrams
@@ -84,11 +84,10 @@ def kinds_of(
 
 def demo_errors() -> Figure:
     """Absolute error of bicubic upsampling, linear injection and the KAv11 that comes with the workbook."""
-    degradation = Degradation()
     scene = data.load("indian_pines", "test")[0].load()
     methods: dict[str, Method] = {
         "bicubic": upsampled,
-        "linear injection": LinearInjection.fit(data.load("indian_pines", "train"), degradation),
+        "linear injection": LinearInjection.fit(data.load("indian_pines", "train")),
         "KAv11": Network(load_checkpoint(shipped()["kav11"])),
     }
     return plots.error_maps(scene, {name: method(scene).numpy() for name, method in methods.items()})

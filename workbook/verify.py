@@ -6,14 +6,16 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ka.data import datasets as data
-from ka.data.scenes import SceneSet
+from ka import data
+from ka.data import SceneSet
 from ka.errors import KAError
-from ka.evaluation import Evaluation, Method, Network, evaluate, upsampled
+from ka.evaluation import Evaluation, Method, evaluate, upsampled
+from ka.inference import Network
 from ka.models.checkpoints import load_checkpoint
 
 #: Mean and sample std over the 11 test scenes, on the 16-bit originals: PSNR (dB), SAM (°), ERGAS.
@@ -31,7 +33,7 @@ LABELS = {"psnr": "PSNR (dB)", "sam": "SAM (°)", "ergas": "ERGAS", "psnr_publis
 
 def check(scenes: SceneSet, method: Method, expected: str) -> tuple[Evaluation, bool]:
     """Measure a method on whole scenes and print it beside what is expected; whether all means agree."""
-    found = evaluate(method, scenes, scenes.ratio, ["psnr", "sam", "ergas"])
+    found = evaluate(method, scenes, ["psnr", "sam", "ergas"])
     printed = f"; printed in papers: {PRINTED[expected]}" if expected in PRINTED else ""
     print(f"\n{expected}, {len(scenes)} test scenes, whole (mean ± sample std{printed})")
     ok = True
@@ -50,12 +52,12 @@ def check_patches(scenes: SceneSet, method: Method) -> bool:
     size = 256
     h, w = scenes[0].gt.shape[1:]
     cuts = [
-        scene.crop(row, col, size, size, scenes.ratio)
+        scene.crop(row, col, size, size)
         for scene in scenes
         for row in range(0, h - size + 1, size)
         for col in range(0, w - size + 1, size)
     ]
-    found = evaluate(method, cuts, scenes.ratio, list(EXPECTED_PATCHES))
+    found = evaluate(method, replace(scenes, scenes=cuts), list(EXPECTED_PATCHES))
     print(f"\nPSRT, {len(cuts)} patches of {size}×{size} (printed by its authors: 48.78 dB / 2.47° / 1.66;")
     print("  by a reader who ran these weights: 47.90 dB / 2.475° / 1.629)")
     ok = True

@@ -1,31 +1,21 @@
-"""What a run sees: scenes, sets of them, and patches cut out of them, on the host or on a GPU.
-
-A scene is a ground truth and what is observed of it; arrays are `bands h w` in [0, 1], in memory or read from disk when
-they are sliced.
-"""
+"""Scenes, a ground truth and what is observed of it, and sets of them that know how they were simulated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
-from ka.errors import KAError
+from ka.data.simulate import Degradation, bicubic, degrade, respond
+from ka.errors import KAError, unknown
 
 ARRAYS = ("gt", "up", "lr", "msi")
 """The arrays of a scene."""
 
-Seed = int | Sequence[int] | None
-Draw = tuple[Sequence[int], Seed]
-"""A batch: which patches, and the seed of their flips and rotations (None: as they are)."""
-
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One scene and what is observed of it; arrays in [0, 1], numpy or `ka.data.datasets.LazyRow`, which reads when
-    sliced.
+    """One scene and what is observed of it; arrays in [0, 1], numpy or `ka.data.h5.LazyRow`, which reads when sliced.
 
     Attributes:
         name: the scene's name.
@@ -41,24 +31,29 @@ class Scene:
     up: Float[np.ndarray, "bands h w"]
     msi: Float[np.ndarray, "channels h w"]
 
-    def crop(self, row: int, col: int, height: int, width: int, ratio: int) -> "Scene":
+    @property
+    def ratio(self) -> int:
+        """Scale factor between `lr` and `gt`."""
+        return self.gt.shape[1] // self.lr.shape[1]
+
+    def crop(self, row: int, col: int, height: int, width: int) -> "Scene":
         """Copy a rectangle, in pixels of the truth, as float32.
 
         Raises:
-            KAError: one of the four is no multiple of `ratio`, or the rectangle leaves the scene.
+            KAError: one of the four is no multiple of the ratio, or the rectangle leaves the scene.
         """
         box, (h, w) = (row, col, height, width), self.gt.shape[1:]
-        if any(value % ratio for value in box):
-            raise KAError(f"{self.name}: the crop {box} is not on the grid; use multiples of the ratio {ratio}")
+        if any(value % self.ratio for value in box):
+            raise KAError(f"{self.name}: the crop {box} is not on the grid; use multiples of the ratio {self.ratio}")
         if row < 0 or col < 0 or min(height, width) <= 0 or row + height > h or col + width > w:
             raise KAError(f"{self.name}: the crop {box} (row, col, height, width) leaves the {h}×{w} scene; shrink it")
 
-        def cut(x: np.ndarray, s: int) -> np.ndarray:
-            rows, cols = slice(row // s, (row + height) // s), slice(col // s, (col + width) // s)
+        def cut(x: np.ndarray, ratio: int = 1) -> np.ndarray:
+            rows, cols = (slice(start // ratio, (start + n) // ratio) for start, n in ((row, height), (col, width)))
             return np.array(x[:, rows, cols], dtype=np.float32)
 
         name = f"{self.name}[{row}:{row + height},{col}:{col + width}]"
-        return Scene(name, cut(self.gt, 1), cut(self.lr, ratio), cut(self.up, 1), cut(self.msi, 1))
+        return Scene(name, cut(self.gt), cut(self.lr, self.ratio), cut(self.up), cut(self.msi))
 
     def load(self) -> "Scene":
         """The scene with all arrays in memory as float32."""
@@ -66,29 +61,52 @@ class Scene:
         return Scene(self.name, **arrays)
 
 
+def observe(
+    name: str,
+    gt: Float[np.ndarray, "bands h w"],
+    srf: Float[np.ndarray, "channels bands"],
+    degradation: Degradation,
+) -> Scene:
+    """Simulate what is observed of a truth `gt`, float32 in [0, 1], with the spectral response `srf`.
+
+    Raises:
+        KAError: h or w is no multiple of the ratio, or `srf` has another number of bands.
+    """
+    lr = degrade(gt, degradation)
+    return Scene(name, gt, lr, bicubic(lr, degradation.ratio), respond(gt, srf))
+
+
 @dataclass(frozen=True, eq=False)
 class SceneSet:
-    """The scenes of one split of one dataset, all of one size.
+    """The scenes of one split of one dataset, all of one size and simulated in one way.
 
     Attributes:
-        name: the dataset, one of `DATASETS`.
-        split: one of `SPLITS`.
-        ratio: scale factor between `lr` and `gt`.
+        name: the dataset, one of `ka.data.DATASETS`.
+        split: one of `ka.data.SPLITS`.
+        degradation: how `lr` was simulated.
         wavelengths: band centres in nm, `bands`; None if unknown.
         display: the bands of `gt` to show as red, green and blue.
         msi_names: name of each channel of `msi`.
         scenes: the scenes; those of CAVE are read when first asked for, then kept.
         srf: the response that made `msi`, `channels bands`; None if unknown.
+
+    Raises:
+        KAError: when a scene of another ratio than the degradation's is asked for.
     """
 
     name: str
     split: str
-    ratio: int
+    degradation: Degradation
     wavelengths: Float[np.ndarray, " bands"] | None
     display: tuple[int, int, int]
     msi_names: tuple[str, ...]
     scenes: Sequence[Scene]
     srf: Float[np.ndarray, "channels bands"] | None = None
+
+    @property
+    def ratio(self) -> int:
+        """Scale factor between `lr` and `gt`."""
+        return self.degradation.ratio
 
     @property
     def n_bands(self) -> int:
@@ -102,150 +120,16 @@ class SceneSet:
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> Scene:
-        return self.scenes[index]
+        scene = self.scenes[index]
+        if scene.ratio != self.ratio:
+            raise KAError(
+                f"scene {scene.name} is of ratio {scene.ratio}, its set of {self.ratio}; give the set the degradation "
+                "that made its scenes"
+            )
+        return scene
 
     def __iter__(self) -> Iterator[Scene]:
-        return (self.scenes[i] for i in range(len(self.scenes)))
-
-
-@dataclass(frozen=True, eq=False)
-class Patches:
-    """Square patches of the scenes of a set, cut when asked for; scene by scene, row by row.
-
-    On CAVE, 64×64 pixels at stride 32 are 14×14 a scene, 3,920 for training: the published file's count. Like it,
-    a row of patches stops before the one that would end on the border (0, 32, …, 416, without 448).
-
-    Attributes:
-        scene_set: the scenes. `up` is simulated on whole scenes, before the cut.
-        size: width and height in pixels of the truth, a multiple of the ratio.
-        stride: step between patches in pixels, a multiple of the ratio.
-
-    Raises:
-        KAError: a size or stride that is no such multiple, or a size above the scenes'.
-    """
-
-    scene_set: SceneSet
-    size: int = 64
-    stride: int = 32
-
-    def __post_init__(self) -> None:
-        ratio, (h, w) = self.scene_set.ratio, self.scene_set[0].gt.shape[1:]
-        for name, value in (("size", self.size), ("stride", self.stride)):
-            if not is_whole(value) or value <= 0 or value % ratio:
-                raise KAError(f"patch {name}: {value!r} is not a positive multiple of the ratio {ratio}; use one")
-        if self.size > min(h, w):
-            raise KAError(f"patch size: {self.size} does not fit the {h}×{w} scenes; use at most {min(h, w)}")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches of one scene, down and across."""
-        down, across = (max(1, -((self.size - n) // self.stride)) for n in self.scene_set[0].gt.shape[1:])
-        return down, across
-
-    def __len__(self) -> int:
-        down, across = self.grid
-        return len(self.scene_set) * down * across
-
-    def __getitem__(self, index: int) -> Scene:
-        if not 0 <= index < len(self):
-            raise IndexError(f"patch {index} of {len(self)}")
-        down, across = self.grid
-        scene, place = divmod(int(index), down * across)
-        row, col = (self.stride * step for step in divmod(place, across))
-        return self.scene_set[scene].crop(row, col, self.size, self.size, self.scene_set.ratio)
-
-    def batch(self, indices: Sequence[int], seed: Seed = None) -> dict[str, Float[Tensor, "b c h w"]]:
-        """Stack patches as float32 tensors under the keys gt, up, lr and msi.
-
-        Args:
-            indices: which patches.
-            seed: for numpy's `default_rng`, which draws one of the eight flips and rotations for each patch, the
-                same for all its arrays; None leaves them as they are. Flips and rotations move the grid of kept
-                pixels: offset 2 of 0…3 becomes 1, so `lr` and `up` lie half a pixel to the other side of `gt`.
-        """
-        patches = [self[i] for i in indices]
-        pairs = list(zip(patches, _turns(len(patches), seed).tolist(), strict=True))
-        stacks = {key: np.stack([_turn(getattr(patch, key), turn) for patch, turn in pairs]) for key in ARRAYS}
-        return {key: torch.from_numpy(stack) for key, stack in stacks.items()}
-
-    def batches(self, draws: Sequence[Draw]) -> Iterator[dict[str, Float[Tensor, "b c h w"]]]:
-        """One `batch` after another, each cut when it is asked for."""
-        return (self.batch(indices, seed) for indices, seed in draws)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that gt, up and msi of all scenes take in float32: what `to` needs."""
-        h, w = self.scene_set[0].gt.shape[1:]
-        return 4 * len(self.scene_set) * (2 * self.scene_set.n_bands + self.scene_set.n_msi) * h * w
-
-    def to(self, device: torch.device) -> "DevicePatches":
-        """The same patches, cut on a device: gt, up and msi of all scenes are read and moved there now.
-
-        Raises:
-            torch.OutOfMemoryError: the device lacks the memory (see `nbytes`).
-        """
-        h, w = self.scene_set[0].gt.shape[1:]
-        channels = 2 * self.scene_set.n_bands + self.scene_set.n_msi
-        scenes = torch.empty((len(self.scene_set), channels, h * w), dtype=torch.float32, device=device)
-        for i, scene in enumerate(self.scene_set):
-            loaded = scene.load()
-            scenes[i] = torch.from_numpy(np.concatenate([loaded.gt, loaded.up, loaded.msi])).flatten(1)
-        corner = np.arange(h * w).reshape(1, h, w)[:, : self.size, : self.size]
-        pixels = torch.from_numpy(np.concatenate([_turn(corner, turn) for turn in range(8)])).to(device)
-        return DevicePatches(self, scenes, pixels)
-
-
-@dataclass(frozen=True, eq=False)
-class DevicePatches:
-    """Patches cut on a device from scenes held there, with the values and the order of `Patches`; made by `Patches.to`.
-
-    A cut, its flip or rotation and the stacking of a batch are one gather: all are a matter of which pixels are read.
-
-    Attributes:
-        patches: the patches.
-        scenes: gt, up and msi of every scene along `channels`.
-        pixels: for each of the eight symmetries, which pixels of a scene its first patch holds.
-    """
-
-    patches: Patches
-    scenes: Float[Tensor, "scenes channels h*w"]
-    pixels: Int[Tensor, "turns size size"]
-
-    def __len__(self) -> int:
-        return len(self.patches)
-
-    def plan(self, draws: Sequence[Draw]) -> Int[Tensor, "draws b 3"]:
-        """Scene, first pixel and symmetry of every patch, on the device; `draws` are of equal length.
-
-        Raises:
-            IndexError: no such patch.
-        """
-        (down, across), width = self.patches.grid, self.patches.scene_set[0].gt.shape[2]
-        indices = np.array([indices for indices, _ in draws], dtype=np.int64)
-        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
-            raise IndexError(f"patches {indices.min()} to {indices.max()} of {len(self)}")
-        scene, place = np.divmod(indices, down * across)
-        row, col = np.divmod(place, across)
-        turns = np.stack([_turns(len(indices), seed) for indices, seed in draws])
-        plan = np.stack([scene, self.patches.stride * (row * width + col), turns], axis=-1)
-        return torch.from_numpy(plan).to(self.scenes.device)
-
-    def cut(self, planned: Int[Tensor, "b 3"]) -> dict[str, Float[Tensor, "b c h w"]]:
-        """A batch of a plan, under the keys gt, up and msi; nothing waits for the device."""
-        scene, corner, turn = planned.unbind(-1)
-        channel = torch.arange(self.scenes.shape[1], device=self.scenes.device)
-        pixel = corner[:, None, None] + self.pixels[turn]
-        batch = self.scenes[scene[:, None, None, None], channel[:, None, None], pixel[:, None]]
-        bands, msi = self.patches.scene_set.n_bands, self.patches.scene_set.n_msi
-        return dict(zip(("gt", "up", "msi"), batch.split((bands, bands, msi), dim=1), strict=True))
-
-    def batch(self, indices: Sequence[int], seed: Seed = None) -> dict[str, Float[Tensor, "b c h w"]]:
-        """As `Patches.batch`, without `lr`."""
-        return self.cut(self.plan([(indices, seed)])[0])
-
-    def batches(self, draws: Sequence[Draw]) -> Iterator[dict[str, Float[Tensor, "b c h w"]]]:
-        """As `Patches.batches`; all are planned now, at once, on the host."""
-        return map(self.cut, self.plan(draws).unbind())
+        return (self[i] for i in range(len(self)))
 
 
 def check_values(values: np.ndarray, where: str, low: float = 0.0, high: float = 1.0) -> None:
@@ -263,17 +147,24 @@ def check_values(values: np.ndarray, where: str, low: float = 0.0, high: float =
         raise KAError(f"{where}: data not in [{low:g}, {high:g}] (found {least:g} to {most:g}); {cure}")
 
 
-def is_whole(value: object) -> bool:
-    """Whether `value` is a whole number (True and False are none)."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def choose(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> list[str]:
+    """The wanted ones of the scenes `names` of `what`, in their order; all for None.
+
+    Raises:
+        KAError: none is wanted, or one that is not there.
+    """
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if wanted is not None and not wanted:
+        raise KAError(f"scenes: none of {what} is chosen; name some of {', '.join(names[:40])}, or give None for all")
+    for name in wanted or ():
+        if name not in names:
+            raise unknown(f"scene of {what}", name, names)
+    return [name for name in names if wanted is None or name in wanted]
 
 
-def _turns(n: int, seed: Seed) -> Int[np.ndarray, " n"]:
-    """Symmetries of the patches of a batch."""
-    return np.zeros(n, dtype=np.int64) if seed is None else np.random.default_rng(seed).integers(8, size=n)
-
-
-def _turn(x: Float[np.ndarray, "c h w"], turn: int) -> Float[np.ndarray, "c h w"]:
-    """One of the square's eight symmetries; 0 is none."""
-    x = np.rot90(x, turn % 4, axes=(1, 2))
-    return x[:, :, ::-1] if turn >= 4 else x
+def display_bands(wavelengths: Float[np.ndarray, " bands"] | None, n_bands: int) -> tuple[int, int, int]:
+    """The bands nearest to 620, 540 and 460 nm; evenly spread ones where wavelengths are unknown."""
+    if wavelengths is None:
+        return 3 * n_bands // 4, n_bands // 2, n_bands // 4
+    red, green, blue = (int(np.argmin(np.abs(wavelengths - nm))) for nm in (620, 540, 460))
+    return red, green, blue

@@ -7,7 +7,7 @@ the 11 full test scenes the upsampled image scores PSNR 34.33 dB, SAM 4.45°, ER
 the bicubic row printed in the field's papers. CAVE itself: Yasuma, Mitsunaga, Iso, Nayar, "Generalized
 Assorted Pixel Camera", 2008.
 
-Scenes are arrays `bands h w` in [0, 1]. Everything is float32 outside and float64 inside.
+Images are arrays `bands h w` in [0, 1]. Everything is float32 outside and float64 inside.
 """
 
 import math
@@ -17,8 +17,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
-from ka.data.scenes import Scene, is_whole
-from ka.errors import KAError
+from ka.errors import KAError, is_whole
 
 CAVE_WAVELENGTHS: Float[np.ndarray, "31"] = np.arange(400.0, 701.0, 10.0)
 """Band centres of CAVE in nm."""
@@ -88,26 +87,19 @@ def gaussian(size: int = 3, sigma: float = 0.5) -> Float[np.ndarray, " size"]:
     return kernel / kernel.sum()
 
 
-def degrade(
-    gt: Float[np.ndarray, "bands h w"],
-    ratio: int = 4,
-    size: int = 3,
-    sigma: float = 0.5,
-    offset: int | None = None,
-) -> Float[np.ndarray, "bands h/ratio w/ratio"]:
-    """Blur each band with a Gaussian and keep every `ratio`-th pixel from `offset` (None: ratio // 2).
+def degrade(gt: Float[np.ndarray, "bands h w"], degradation: Degradation) -> Float[np.ndarray, "bands h/ratio w/ratio"]:
+    """Blur each band with a Gaussian and keep every `ratio`-th pixel from `degradation.start`.
 
     The border is mirrored without repeating the edge pixel (numpy's 'reflect'). With the default offset no kept
     pixel sees it through a kernel of up to ratio − 1 pixels, so the published ×4 numbers hold for any border.
 
     Raises:
-        KAError: a parameter outside the range that `Degradation` states, or h or w is no multiple of `ratio`.
+        KAError: h or w is no multiple of the ratio.
     """
-    start = Degradation(ratio, size, sigma, offset).start
-    _, h, w = gt.shape
+    (_, h, w), ratio, start = gt.shape, degradation.ratio, degradation.start
     if h % ratio or w % ratio:
         raise KAError(f"a scene of {h}×{w} pixels does not divide by the ratio {ratio}; crop it, or change the ratio")
-    kernel, half = gaussian(size, sigma), size // 2
+    kernel, half = gaussian(degradation.blur_size, degradation.blur_sigma), degradation.blur_size // 2
     padded = np.pad(gt, ((0, 0), (half, half), (half, half)), mode="reflect")
     rows = sum(k * padded[:, start + i : start + i + h : ratio] for i, k in enumerate(kernel))
     out = sum(k * rows[:, :, start + i : start + i + w : ratio] for i, k in enumerate(kernel))
@@ -152,22 +144,6 @@ def broad_bands(
         if not row.any():
             raise KAError(f"no band lies between {low} and {high} nm; choose a range inside the sensor's")
     return inside / inside.sum(axis=1, keepdims=True)
-
-
-def observe(
-    name: str,
-    gt: Float[np.ndarray, "bands h w"],
-    srf: Float[np.ndarray, "channels bands"],
-    degradation: Degradation,
-) -> Scene:
-    """Simulate what is observed of a truth `gt`, float32 in [0, 1], with the spectral response `srf`.
-
-    Raises:
-        KAError: h or w is no multiple of the ratio, or `srf` has another number of bands.
-    """
-    d = degradation
-    lr = degrade(gt, d.ratio, d.blur_size, d.blur_sigma, d.offset)
-    return Scene(name, gt, lr, bicubic(lr, d.ratio), respond(gt, srf))
 
 
 @lru_cache(maxsize=32)

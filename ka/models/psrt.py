@@ -194,7 +194,7 @@ class PSRT(nn.Module):
         if up.shape[0] != msi.shape[0] or up.shape[2:] != msi.shape[2:]:
             raise KAError(
                 f"up {tuple(up.shape)} and msi {tuple(msi.shape)} differ in batch or image size; "
-                "upsample the LR-HSI to the size of the HR-MSI first (ka.data.simulate.bicubic)"
+                "upsample the LR-HSI to the size of the HR-MSI first (ka.data.bicubic)"
             )
         h, w = up.shape[2:]
         x = torch.cat([up, msi], dim=1)

@@ -22,7 +22,7 @@ from benchmarks import bench, measure, report, scenes, startup, throughput
 from benchmarks.counts import Counter, count
 from benchmarks.measure import Place, Work, alternate
 from benchmarks.reference import ReferenceLayer, reference, reference_layer, serial
-from ka.data.scenes import DevicePatches
+from ka.data.patches import DevicePatches
 from ka.errors import KAError
 from ka.models import kernel_attention, psrt
 from ka.models.counts import flops

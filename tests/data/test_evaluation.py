@@ -8,22 +8,12 @@ import pytest
 import torch
 
 import ka
-from ka.data import datasets as data
-from ka.data.simulate import Degradation
-from ka.evaluation import (
-    Evaluation,
-    LinearInjection,
-    Network,
-    detail,
-    evaluate,
-    forget_peak,
-    peak_bytes,
-    reach,
-    sharpen,
-    upsampled,
-)
+from ka import data
+from ka.evaluation import Evaluation, LinearInjection, detail, evaluate, upsampled
+from ka.inference import Network, reach, sharpen
 from ka.models.variants import VARIANTS
 from workbook import verify
+from workbook.training.memory import forget_peak, peak_bytes
 
 EXACT = [name for name, row in VARIANTS.items() if not row.position_bound(16, 176)]
 
@@ -60,7 +50,7 @@ def test_memory_decides_on_tiles_only_where_they_are_exact(monkeypatch: pytest.M
     whole = sharpen(free, up, msi, 512)
     sizes = []
     free.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
-    monkeypatch.setattr("ka.evaluation.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("ka.inference.free_bytes", lambda _: 1000)
     assert (sharpen(free, up, msi) - whole).abs().max() <= 1e-10 * whole.abs().max()
     assert len(sizes) == 2
     with pytest.raises(ka.KAError, match=r"with kav3 tiles give another result .*tile=256"):
@@ -68,9 +58,10 @@ def test_memory_decides_on_tiles_only_where_they_are_exact(monkeypatch: pytest.M
 
 
 def test_undefined_and_infinite_metrics_are_none_in_json() -> None:
-    scene = data.load("indian_pines", "val")[0].load()
+    scenes = data.load("indian_pines", "val")
+    scene = scenes[0]
     scene.gt[3], scene.up[3] = 0, 0  # a black band: no ERGAS; without error there: infinite PSNR
-    found = evaluate(upsampled, [scene], 4).to_dict()
+    found = evaluate(upsampled, scenes).to_dict()
     (values,) = found["scenes"].values()  # type: ignore[attr-defined]
     assert (values["ergas"], values["psnr"], found["mean"]["psnr"]) == (None, None, None)  # type: ignore[index]
     assert values["rmse"] > 0
@@ -162,19 +153,18 @@ def test_evaluation_gives_mean_and_sample_std() -> None:
 def test_a_prediction_with_nan_names_the_scene() -> None:
     scenes = data.load("indian_pines", "val")
     with pytest.raises(ka.KAError, match=r"scene .*(NaN|finite)"):
-        evaluate(lambda scene: torch.full(scene.gt.shape, torch.nan), scenes, 4, ["psnr"])
+        evaluate(lambda scene: torch.full(scene.gt.shape, torch.nan), scenes, ["psnr"])
 
 
 def test_linear_injection_is_the_least_squares_fit() -> None:
-    degradation = Degradation()
     scenes = data.load("indian_pines", "val")
     scene = scenes[0].load()
-    fit = LinearInjection.fit(scenes, degradation)
-    x = detail(scene.msi, degradation).reshape(scenes.n_msi, -1).astype(np.float64)
+    fit = LinearInjection.fit(scenes)
+    x = detail(scene.msi, scenes.degradation).reshape(scenes.n_msi, -1).astype(np.float64)
     residual = (scene.gt - scene.up).reshape(scenes.n_bands, -1)
     np.testing.assert_allclose(fit.weight, np.linalg.lstsq(x.T, residual.T, rcond=None)[0].T, atol=1e-5)
     names = ["psnr", "sam"]
-    better, worse = evaluate(fit, scenes, 4, names), evaluate(upsampled, scenes, 4, names)
+    better, worse = evaluate(fit, scenes, names), evaluate(upsampled, scenes, names)
     assert better.mean("psnr") > worse.mean("psnr") + 3
     assert better.mean("sam") < worse.mean("sam")
 

@@ -31,9 +31,9 @@ from IPython.display import Markdown
 from PIL import Image
 
 import ka
-from ka.data import datasets as data
-from ka.data.datasets import FIELDS
-from ka.data.simulate import Degradation
+from ka import data
+from ka.data.cave import CAVE_TEST
+from ka.data.h5 import FIELDS
 from ka.errors import KAError
 from ka.models import checkpoints
 from workbook import notebook
@@ -341,7 +341,7 @@ def test_an_hdf5_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_pa
 def png_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out as one test scene of CAVE, 32 pixels wide."""
     root = tmp_path_factory.mktemp("cave")
-    name = data.CAVE_TEST[0]
+    name = CAVE_TEST[0]
     folder = root / f"{name}_ms" / f"{name}_ms"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -352,7 +352,7 @@ def png_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_pngs(root: Path) -> np.ndarray:
-    return data.load("cave", "test", root, Degradation(4), scenes=[data.CAVE_TEST[0]])[0].load().gt[:]
+    return data.load("cave", "test", root, ka.Degradation(4), scenes=[CAVE_TEST[0]])[0].load().gt[:]
 
 
 @given(st.data())

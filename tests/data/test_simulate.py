@@ -4,18 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ka.data.scenes import ARRAYS, Patches, Scene, SceneSet, check_values
-from ka.data.simulate import (
-    CAVE_WAVELENGTHS,
-    NIKON_D700,
-    Degradation,
-    bicubic,
-    broad_bands,
-    degrade,
-    gaussian,
-    observe,
-    respond,
-)
+from ka.data import Degradation, Patches, Scene, SceneSet, bicubic, degrade, observe, respond
+from ka.data.scenes import ARRAYS, check_values
+from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700, broad_bands, gaussian
 from ka.errors import KAError
 
 
@@ -71,7 +62,7 @@ class TestDegrade:
     )
     def test_against_the_definition(self, ratio, size, sigma, offset):
         gt = noise(2, 4 * ratio, 3 * ratio)
-        lr = degrade(gt, ratio, size, sigma, offset)
+        lr = degrade(gt, Degradation(ratio, size, sigma, offset))
         assert lr.dtype == np.float32
         np.testing.assert_allclose(lr, degrade_by_definition(gt, ratio, size, sigma, offset), atol=1e-7)
 
@@ -79,22 +70,22 @@ class TestDegrade:
     def test_the_border_plays_no_part(self, ratio, size):
         gt = noise(1, 4 * ratio, 4 * ratio)
         expected = degrade_by_definition(gt, ratio, size, 1.0, ratio // 2, edge=1)
-        np.testing.assert_allclose(degrade(gt, ratio, size, 1.0), expected, atol=1e-7)
+        np.testing.assert_allclose(degrade(gt, Degradation(ratio, size, 1.0)), expected, atol=1e-7)
 
     def test_offset(self):
         gt = noise(2, 8, 12)
-        np.testing.assert_array_equal(degrade(gt, 4, size=1), gt[:, 2::4, 2::4])
-        np.testing.assert_array_equal(degrade(gt, 4, size=1, offset=0), gt[:, ::4, ::4])
-        np.testing.assert_array_equal(degrade(gt, 2, size=1), gt[:, 1::2, 1::2])
+        np.testing.assert_array_equal(degrade(gt, Degradation(4, 1)), gt[:, 2::4, 2::4])
+        np.testing.assert_array_equal(degrade(gt, Degradation(4, 1, offset=0)), gt[:, ::4, ::4])
+        np.testing.assert_array_equal(degrade(gt, Degradation(2, 1)), gt[:, 1::2, 1::2])
 
     def test_a_flip_moves_the_offset(self):
         gt = noise(2, 16, 16)
-        flipped = degrade(gt[:, ::-1, ::-1], 4, offset=1)
-        np.testing.assert_allclose(flipped, degrade(gt, 4)[:, ::-1, ::-1], atol=1e-7)
+        flipped = degrade(gt[:, ::-1, ::-1], Degradation(offset=1))
+        np.testing.assert_allclose(flipped, degrade(gt, Degradation(4))[:, ::-1, ::-1], atol=1e-7)
 
     def test_refuses_a_size_off_the_grid(self):
         with pytest.raises(KAError, match=r"10×12 pixels does not divide by the ratio 4; crop it"):
-            degrade(noise(1, 10, 12), 4)
+            degrade(noise(1, 10, 12), Degradation(4))
 
 
 class TestBicubic:
@@ -173,7 +164,7 @@ class TestDegradation:
     def test_observe_passes_all_of_it_on(self):
         gt = noise(31, 16, 16)
         scene = observe("x", gt, NIKON_D700, Degradation(8, 5, 1.5, 1))
-        np.testing.assert_array_equal(scene.lr, degrade(gt, 8, 5, 1.5, 1))
+        np.testing.assert_array_equal(scene.lr, degrade(gt, Degradation(8, 5, 1.5, 1)))
         np.testing.assert_array_equal(scene.up, bicubic(scene.lr, 8))
         np.testing.assert_array_equal(scene.msi, respond(gt, NIKON_D700))
         assert scene.gt is gt
@@ -210,13 +201,13 @@ def scene_set(*sizes, ratio=4, bands=31):
     scenes = [
         observe(f"s{i}", noise(bands, *size, seed=i), srf, Degradation(ratio, offset=0)) for i, size in enumerate(sizes)
     ]
-    return SceneSet("cave", "train", ratio, None, (2, 1, 0), ("R", "G", "B"), scenes)
+    return SceneSet("cave", "train", Degradation(ratio, offset=0), None, (2, 1, 0), ("R", "G", "B"), scenes)
 
 
 class TestScene:
     def test_crop(self):
         scene = scene_set((32, 40))[0]
-        crop = scene.crop(8, 4, 16, 24, 4)
+        crop = scene.crop(8, 4, 16, 24)
         np.testing.assert_array_equal(crop.gt, scene.gt[:, 8:24, 4:28])
         np.testing.assert_array_equal(crop.up, scene.up[:, 8:24, 4:28])
         np.testing.assert_array_equal(crop.msi, scene.msi[:, 8:24, 4:28])
@@ -228,12 +219,12 @@ class TestScene:
     @pytest.mark.parametrize("box", [(2, 0, 8, 8), (0, 3, 8, 8), (0, 0, 6, 8), (0, 0, 8, 7)])
     def test_refuses_off_the_grid(self, box):
         with pytest.raises(KAError, match=r"s0: the crop .* use multiples of the ratio 4"):
-            scene_set((16, 16))[0].crop(*box, 4)
+            scene_set((16, 16))[0].crop(*box)
 
     @pytest.mark.parametrize("box", [(-4, 0, 8, 8), (0, 12, 8, 8), (0, 0, 20, 8), (0, 0, 0, 8)])
     def test_refuses_outside(self, box):
         with pytest.raises(KAError, match=r"s0: the crop .* leaves the 16×16 scene; shrink it"):
-            scene_set((16, 16))[0].crop(*box, 4)
+            scene_set((16, 16))[0].crop(*box)
 
     def test_load_gives_float32(self):
         scene = Scene("x", *(noise(2, 4, 4).astype(np.float64) for _ in range(4)))
@@ -251,7 +242,7 @@ class TestPatches:
     def test_count_of_the_published_file(self):
         one = np.broadcast_to(np.float32(0), (1, 512, 512))
         scene = Scene("x", one, one[:, :128, :128], one, one)
-        patches = Patches(SceneSet("cave", "train", 4, None, (0, 0, 0), ("R",), [scene] * 20))
+        patches = Patches(SceneSet("cave", "train", Degradation(), None, (0, 0, 0), ("R",), [scene] * 20))
         assert patches.grid == (14, 14)
         assert len(patches) == 3920
 
@@ -265,7 +256,7 @@ class TestPatches:
         scenes = scene_set((24, 32), (24, 32))
         patches = Patches(scenes, 16, 4)
         assert patches.grid == (2, 4)
-        expected = scenes[1].crop(4, 8, 16, 16, 4)
+        expected = scenes[1].crop(4, 8, 16, 16)
         for key in ARRAYS:
             np.testing.assert_array_equal(getattr(patches[8 + 4 + 2], key), getattr(expected, key))
         with pytest.raises(IndexError):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ka.data import datasets as data
+from ka import data
 from ka.errors import KAError
 from ka.models.variants import variant
 from workbook.audit import adaptivity, kept_weights, layers, shuffle, table, trials

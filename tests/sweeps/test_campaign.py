@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ka import VARIANTS, load_checkpoint
-from ka.data.datasets import CAVE_TEST, CAVE_TRAIN
+from ka.data.cave import CAVE_TEST, CAVE_TRAIN
 from ka.errors import KAError
 from workbook.results import stored as results
 from workbook.sweeps import campaign, plan

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import before_call, stop
 
-from ka.data.scenes import Patches
+from ka.data import Patches
 from ka.errors import KAError
 from workbook.training import devices
 from workbook.training.config import Config

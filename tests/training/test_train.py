@@ -17,7 +17,8 @@ from runs import before_call, history, same, saved_step, stop, weights
 
 import ka
 from ka.errors import KAError
-from ka.evaluation import Evaluation, Network, evaluate
+from ka.evaluation import Evaluation, evaluate
+from ka.inference import Network
 from workbook.training import finish
 from workbook.training import step as stepping
 from workbook.training import train as training
@@ -65,8 +66,8 @@ def test_the_best_weights_are_those_that_validation_saw(finished: Path, smoke: S
     notes = [(note[key], note["step"], key) for note in run.history() for key in ("psnr", "psnr_average")]
     best, step, key = max(notes)
     assert run.metrics()["best"] == {"step": step, "weights": "average" if key == "psnr_average" else "last"}
-    assert evaluate(Network(run.model("best")), scenes.val, 4, ["psnr"]).mean("psnr") == pytest.approx(best, abs=1e-4)
-    measured = evaluate(Network(run.model("best")), scenes.test, 4).mean("psnr")
+    assert evaluate(Network(run.model("best")), scenes.val, ["psnr"]).mean("psnr") == pytest.approx(best, abs=1e-4)
+    measured = evaluate(Network(run.model("best")), scenes.test).mean("psnr")
     assert run.metrics()["methods"]["best"]["mean"]["psnr"] == pytest.approx(measured, abs=1e-4)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ka.data.scenes import SceneSet
+from ka.data import SceneSet
 from ka.errors import KAError
-from ka.evaluation import Network, evaluate, upsampled
+from ka.evaluation import evaluate, upsampled
+from ka.inference import Network
 from ka.models.checkpoints import load_checkpoint
 from ka.models.psrt import build
 from workbook.audit.trials import seeded
@@ -42,8 +43,7 @@ def constant_rate(config: Config, scenes: Data, every: int = 5) -> list[dict[str
     for step in range(every, config.iterations + 1, every):
         losses = [one_step(state) for _ in range(every)]
         raw, average = (
-            evaluate(Network(model.eval()), scenes.val, config.ratio, ["psnr"]).mean("psnr")
-            for model in (state.model, state.average)
+            evaluate(Network(model.eval()), scenes.val, ["psnr"]).mean("psnr") for model in (state.model, state.average)
         )
         history.append({"step": step, "loss": float(np.mean(losses)), "psnr": raw, "psnr_average": average})
     return history
@@ -108,7 +108,5 @@ def untrained(scenes: SceneSet, name: str = "kav6", dim: int = 48, seed: int = 0
     """PSNR in dB of (bicubic upsampling, a network with random weights as published) on some scenes."""
     with seeded(seed):
         model = build(name, scenes.n_bands, scenes.n_msi, dim).eval()
-    bicubic, network = (
-        evaluate(method, scenes, scenes.ratio, ["psnr"]).mean("psnr") for method in (upsampled, Network(model))
-    )
+    bicubic, network = (evaluate(method, scenes, ["psnr"]).mean("psnr") for method in (upsampled, Network(model)))
     return bicubic, network

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ka.data.scenes import Scene
+from ka.data import Scene
 from ka.models.psrt import LAYERS, WINDOWS, Layer, SaRBlock, build, shuffle, unshuffle
 from ka.models.variants import variant
 from workbook.audit.trials import seeded, yes

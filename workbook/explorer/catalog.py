@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ka.data import datasets as data
-from ka.data.scenes import Scene, SceneSet
+from ka import data
+from ka.data import Scene, SceneSet
 from ka.errors import KAError, unknown
 from ka.models.checkpoints import load_checkpoint
 from ka.models.psrt import LAYERS, PSRT, WINDOWS
@@ -57,7 +57,7 @@ def _crop(scenes: SceneSet, scene: Scene) -> SceneCrop:
     h, w = scene.gt.shape[-2:]
     height, width = (min(side // WINDOWS[0] * WINDOWS[0], SIDE) for side in (h, w))
     top, left = ((side - cut) // 2 // scenes.ratio * scenes.ratio for side, cut in ((h, height), (w, width)))
-    crop = scene.crop(top, left, height, width, scenes.ratio)
+    crop = scene.crop(top, left, height, width)
     up, msi = (torch.from_numpy(x)[None] for x in (crop.up, crop.msi))
     return SceneCrop(up, msi, as_rgb(crop.gt, scenes.display, crop.gt))
 

@@ -18,10 +18,12 @@ from typing import Any, Self
 
 import torch
 
-from ka.data.scenes import DevicePatches, Patches
+from ka.data import SceneSet
+from ka.data.patches import DevicePatches, Patches
 from ka.errors import KAError
-from ka.evaluation import Network, evaluate
+from ka.evaluation import evaluate
 from ka.files import write_json
+from ka.inference import Network
 from ka.models.variants import VARIANTS
 from workbook.environment import environment
 from workbook.training.config import PRESETS, Config
@@ -289,12 +291,14 @@ def _measure(config: Config, variants: Sequence[str], jobs: int) -> Pace:
     iteration = {name: _iteration(replace(config, variant=name), scenes, patches, device) for name in variants}
     slowest = replace(config, variant=max(iteration, key=lambda name: iteration[name]))
     model = _state(slowest, scenes, device).model.eval()
-    test = len(scenes.test) * _seconds(lambda: evaluate(Network(model), [scenes.test[0]], config.ratio))
+
+    def part(whole: SceneSet) -> SceneSet:
+        return replace(whole, scenes=[whole[0]])
+
+    test = len(scenes.test) * _seconds(lambda: evaluate(Network(model), part(scenes.test)))
     shown = ["psnr", "sam", "ergas"]
     validation = (
-        2 * len(scenes.val) * _seconds(lambda: evaluate(Network(model), scenes.val[:1], config.ratio, shown))
-        if scenes.val
-        else 0.0
+        2 * len(scenes.val) * _seconds(lambda: evaluate(Network(model), part(scenes.val), shown)) if scenes.val else 0.0
     )
     return Pace(
         torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",

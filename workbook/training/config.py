@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from ka.data.datasets import DATASETS
+from ka.data import DATASETS
 from ka.errors import KAError, unknown
 from ka.models.variants import variant
 
@@ -27,7 +27,7 @@ class Config:
     """
 
     variant: str = "kav11"  # the model, a key of `ka.VARIANTS`
-    dataset: str = "indian_pines"  # one of `ka.data.datasets.DATASETS`
+    dataset: str = "indian_pines"  # one of `ka.data.DATASETS`
     data_root: str | None = None  # folder or file of cave and h5
     ratio: Annotated[int, Meta(ge=2, le=32)] = 4  # between HR-MSI and LR-HSI
     train_scenes: str | None = None  # train on these alone, comma-separated; None for all of the split

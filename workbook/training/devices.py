@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-from ka.data.scenes import DevicePatches, Patches
+from ka.data.patches import DevicePatches, Patches
 from ka.errors import KAError
-from ka.evaluation import forget_peak, free_bytes, peak_bytes
+from ka.inference import free_bytes
 
 log = logging.getLogger("ka")
 
@@ -55,6 +55,3 @@ def deterministic(on: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-__all__ = ["deterministic", "forget_peak", "peak_bytes", "pick_device", "placed"]

@@ -21,8 +21,7 @@ from typing import Any
 
 import psutil
 
-from ka.data.scenes import is_whole
-from ka.errors import KAError
+from ka.errors import KAError, is_whole
 from ka.files import write_bytes
 from ka.metrics import METRICS
 from workbook.paths import ROOT

@@ -6,11 +6,12 @@ import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ka.data.scenes import Scene
-from ka.evaluation import Method, Network, evaluate, upsampled
+from ka.data import Scene
+from ka.evaluation import Method, evaluate, upsampled
 from ka.files import write_json
+from ka.inference import Network
 from ka.models.counts import parameter_count
-from workbook.training.devices import forget_peak, peak_bytes
+from workbook.training.memory import forget_peak, peak_bytes
 from workbook.training.run import Run
 from workbook.training.scenes import Data
 from workbook.training.step import State
@@ -41,7 +42,7 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
                 progress.update()
                 return method(scene)
 
-            evaluations[name] = evaluate(counted, scenes.test, scenes.test.ratio).to_dict()
+            evaluations[name] = evaluate(counted, scenes.test).to_dict()
     if "best" not in evaluations:
         evaluations["best"] = evaluations[best_of]
     count = parameter_count(model.row.name, model.n_bands, model.n_msi, model.dim)

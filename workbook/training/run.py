@@ -22,8 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from ka.data.scenes import is_whole
-from ka.errors import KAError
+from ka.errors import KAError, is_whole
 from ka.files import write_bytes, write_json
 from ka.models.checkpoints import load_checkpoint, save_weights
 from ka.models.psrt import PSRT

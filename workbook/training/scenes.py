@@ -1,15 +1,14 @@
 """The scenes of a run: training patches, validation scenes, test scenes."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from ka.data import datasets as data
-from ka.data.scenes import Patches, Scene, SceneSet
-from ka.data.simulate import Degradation
+from ka import data
+from ka.data import Degradation, Patches, Scene, SceneSet
 from ka.errors import KAError
 from ka.evaluation import LinearInjection
 from workbook.training.config import Config
@@ -22,20 +21,18 @@ class Data:
     Attributes:
         patches: training patches.
         train, test: the scene sets.
-        val: validation scenes in memory; empty where the protocol holds none out.
-        degradation: how the LR-HSI was simulated.
+        val: the centres of the validation scenes, in memory; empty where the protocol holds none out.
     """
 
     patches: Patches
     train: SceneSet
-    val: list[Scene]
+    val: SceneSet
     test: SceneSet
-    degradation: Degradation
 
     @cached_property
     def injection(self) -> LinearInjection:
         """Linear detail injection, fitted on the training scenes when it is first asked for."""
-        return LinearInjection.fit(self.train, self.degradation)
+        return LinearInjection.fit(self.train)
 
     @cached_property
     def test_digest(self) -> str:
@@ -65,15 +62,17 @@ def load_data(config: Config) -> Data:
     patches = Patches(train, config.patch, config.stride)
     if config.batch > len(patches):
         raise KAError(f"batch={config.batch} is more than the {len(patches)} training patches; choose a smaller one")
-    val = [_centre(s, config) for s in data.load(config.dataset, "val", root, degradation)] if hold_out else []
-    return Data(patches, train, val, data.load(config.dataset, "test", root, degradation), degradation)
+    val = replace(train, split="val", scenes=[])
+    if hold_out:
+        whole = data.load(config.dataset, "val", root, degradation)
+        val = replace(whole, scenes=[_centre(scene, config.eval_size) for scene in whole])
+    return Data(patches, train, val, data.load(config.dataset, "test", root, degradation))
 
 
-def _centre(scene: Scene, config: Config) -> Scene:
+def _centre(scene: Scene, size: int | None) -> Scene:
     """The central part of a validation scene, on the low-resolution grid."""
-    h, w = scene.gt.shape[-2:]
-    size, r = config.eval_size, config.ratio
+    (h, w), r = scene.gt.shape[-2:], scene.ratio
     if size is None or size >= max(h, w):
         return scene.load()
     height, width = (min(size, side) // r * r for side in (h, w))
-    return scene.crop((h - height) // 2 // r * r, (w - width) // 2 // r * r, height, width, r)
+    return scene.crop((h - height) // 2 // r * r, (w - width) // 2 // r * r, height, width)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ka.data.scenes import DevicePatches, Draw, Patches
+from ka.data.patches import DevicePatches, Draw, Patches
 from ka.errors import KAError
 from ka.metrics import ssim
 from ka.models.psrt import PSRT, build

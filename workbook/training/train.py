@@ -14,7 +14,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ka.errors import KAError
-from ka.evaluation import Network, evaluate, finite
+from ka.evaluation import evaluate, finite
+from ka.inference import Network
 from workbook.paths import runs_folder
 from workbook.training.config import Config
 from workbook.training.devices import deterministic, pick_device, placed
@@ -147,7 +148,7 @@ def _validate(run: Run, scenes: Data, state: State, rate: float) -> dict[str, An
     note: dict[str, Any] = {"step": state.step, "seconds": round(state.seconds, 2), "lr": rate, "loss": loss}
     weights = (("last", state.model, ""), ("average", state.average, "_average")) if scenes.val else ()
     for which, model, suffix in weights:
-        evaluation = evaluate(Network(model.eval()), scenes.val, scenes.test.ratio, ["psnr", "sam", "ergas"])
+        evaluation = evaluate(Network(model.eval()), scenes.val, ["psnr", "sam", "ergas"])
         note |= {f"{metric}{suffix}": finite(evaluation.mean(metric)) for metric in ("psnr", "sam", "ergas")}
         if evaluation.mean("psnr") > state.best:
             state.best, state.best_step, state.best_of = evaluation.mean("psnr"), state.step, which

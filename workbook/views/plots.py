@@ -9,7 +9,7 @@ import PIL.Image
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from ka.data.scenes import Scene, SceneSet
+from ka.data import Scene, SceneSet
 from workbook.style import styled
 from workbook.views.draw import bare
 

@@ -1,0 +1,133 @@
+"""CAVE as downloaded: folders of 16-bit PNGs, one per band.
+
+Yasuma, Mitsunaga, Iso, Nayar (2008), "Generalized Assorted Pixel Camera", Columbia CUCS-061-08.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from ka.data.scenes import Scene, SceneSet, choose, display_bands, observe
+from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700, Degradation
+from ka.errors import KAError
+
+log = logging.getLogger("ka")
+
+CAVE_TEST = (
+    *("balloons", "cd", "chart_and_stuffed_toy", "clay", "fake_and_real_beers", "fake_and_real_lemon_slices"),
+    *("fake_and_real_tomatoes", "feathers", "flowers", "hairs", "jelly_beans"),
+)
+CAVE_TRAIN = (
+    *("beads", "cloth", "egyptian_statue", "face", "fake_and_real_food", "fake_and_real_lemons"),
+    *("fake_and_real_peppers", "fake_and_real_strawberries", "fake_and_real_sushi", "glass_tiles"),
+    *("oil_painting", "paints", "photo_and_face", "pompoms", "real_and_fake_apples", "real_and_fake_peppers"),
+    *("sponges", "stuffed_toys", "superballs", "thread_spools"),
+)
+CAVE_VAL = ("egyptian_statue", "thread_spools")
+"""Two of the 20 training scenes, unlike each other: dark and smooth, and bright with fine coloured texture."""
+
+_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on damaged PNGs
+
+
+@dataclass(frozen=True)
+class CaveScenes(Sequence[Scene]):
+    """Scenes read from their PNGs when first asked for, then kept (70 MB a scene at ×4)."""
+
+    files: Mapping[str, Sequence[Path]]
+    degradation: Degradation
+    kept: dict[str, Scene] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: Any) -> Any:
+        name = list(self.files)[index]
+        if name not in self.kept:
+            with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter
+                gt = np.stack(list(pool.map(read_png, self.files[name])))
+            self.kept[name] = observe(name, gt, NIKON_D700, self.degradation)
+        return self.kept[name]
+
+
+def load_cave(
+    split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None, hold_out_val: bool
+) -> SceneSet:
+    """One split of CAVE in the folder `root`; see `ka.data.load`."""
+    if not root.is_dir():
+        raise KAError(f"{root}: no such folder; give the folder that holds CAVE's <scene>_ms folders")
+    names = {"train": CAVE_TRAIN, "val": CAVE_VAL, "test": CAVE_TEST}[split]
+    if split == "train" and hold_out_val:
+        names = tuple(name for name in names if name not in CAVE_VAL)
+    chosen = choose(names, scenes, f"CAVE's {split} split")
+    bands = find_bands(root)
+    if not bands:
+        raise KAError(f"{root}: no CAVE scene found; give the folder that holds balloons_ms, beads_ms, …")
+    if "watercolors" in bands:
+        log.warning("watercolors left out: it is 8-bit RGBA in the download and in nobody's split")
+    missing = [name for name in chosen if name not in bands]
+    if missing:
+        cure = "train with hold_out=False" if split == "val" else "choose others with scenes=[…]"
+        raise KAError(f"{root}: missing {', '.join(missing)}; download them, or {cure}")
+    files = {name: bands[name] for name in chosen}
+    _check_headers(files, degradation.ratio)
+    display = display_bands(CAVE_WAVELENGTHS, 31)
+    cave = CaveScenes(files, degradation)
+    return SceneSet("cave", split, degradation, CAVE_WAVELENGTHS, display, ("R", "G", "B"), cave, NIKON_D700)
+
+
+def find_bands(root: Path) -> dict[str, list[Path]]:
+    """Band files of every scene at the usual nestings, the shallowest first."""
+    files: dict[str, list[Path]] = {}
+    for depth in range(4):
+        for folder in sorted(root.glob("*/" * depth + "*_ms")):
+            bands = sorted(folder.glob("[!.]*_[0-9][0-9].png"))  # not the ._* files of a Mac
+            if bands:
+                files.setdefault(folder.name.removesuffix("_ms"), bands)
+    return files
+
+
+def _check_headers(files: Mapping[str, Sequence[Path]], ratio: int) -> None:
+    """Read the headers only: 31 16-bit bands a scene, one size, a multiple of the ratio."""
+    first = None
+    for bands in files.values():
+        lost = sorted(set(range(1, 32)) - {int(path.stem[-2:]) for path in bands})
+        if lost or len(bands) != 31:
+            missing = f" (without {', '.join(map(str, lost))})" if lost else ""
+            raise KAError(f"{bands[0].parent}: {len(bands)} PNGs, not bands 1 to 31{missing}; unpack the scene again")
+        for path in bands:
+            try:
+                with Image.open(path) as image:
+                    mode, size = image.mode, image.size
+            except _DAMAGED as error:
+                raise _bad_png(path, error) from error
+            first, (w, h) = first or size, size
+            if not mode.startswith("I"):
+                raise KAError(f"{path}: not a 16-bit grey PNG (Pillow's mode {mode}); unpack the original download")
+            if size != first:
+                raise KAError(f"{path}: {w}×{h} pixels, others have {first[0]}×{first[1]}; unpack the scene again")
+            if w % ratio or h % ratio:
+                raise KAError(f"{path}: {w}×{h} pixels do not divide by the ratio {ratio}; change the ratio")
+
+
+def read_png(path: Path) -> Float[np.ndarray, "h w"]:
+    """One band in [0, 1].
+
+    Raises:
+        KAError: the file is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image, dtype=np.float32) / np.float32(65535)
+    except _DAMAGED as error:
+        raise _bad_png(path, error) from error
+
+
+def _bad_png(path: Path, error: Exception) -> KAError:
+    return KAError(f"{path}: cannot be read, truncated or not a PNG ({error}); unpack the scene again")

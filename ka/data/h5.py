@@ -1,0 +1,277 @@
+"""The HDF5 files that the field publishes, and ours in the same layout: reading, writing, checking.
+
+`GT` (rows, bands, h, w), `HSI_up` (the same), `LRHSI` (rows, bands, h/ratio, w/ratio), `RGB` (rows, channels, h, w),
+float in [0, 1].
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float
+
+from ka.data.patches import Patches
+from ka.data.scenes import Scene, SceneSet, check_values, choose, display_bands
+from ka.data.simulate import CAVE_WAVELENGTHS, Degradation
+from ka.errors import KAError
+from ka.files import replacing
+
+FIELDS = {"gt": "GT", "up": "HSI_up", "lr": "LRHSI", "msi": "RGB"}
+"""A scene's arrays and their names in the files."""
+
+_FLOAT32 = np.dtype(np.float32)
+_LIMITS = {"HSI_up": (-0.5, 1.5)}  # bicubic overshoots; every other field stays in [0, 1]
+_DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises on damaged files
+
+
+@dataclass(frozen=True)
+class LazyRow:
+    """One row of a field of an HDF5 file, `bands h w`, read and checked when sliced.
+
+    It holds no open file: each process opens its own, so that it can be pickled and used after a fork.
+    """
+
+    path: str
+    field: str
+    row: int
+    shape: tuple[int, ...]
+    dtype: Any = _FLOAT32
+
+    def __getitem__(self, index: Any) -> Float[np.ndarray, "..."]:
+        """Read a slice as float32.
+
+        Raises:
+            KAError: the file is gone or truncated, or the values are NaN or out of range.
+        """
+        key = index if isinstance(index, tuple) else (index,)
+        try:
+            status = os.stat(self.path)
+            file = _open_h5(self.path, os.getpid(), status.st_ino, status.st_mtime_ns)
+            values = np.asarray(file[self.field][(self.row, *key)], dtype=np.float32)
+        except _DAMAGED as error:
+            raise _bad_h5(self.path, error) from error
+        check_values(values, f"{self.path}: {self.field}, row {self.row}", *_LIMITS.get(self.field, (0.0, 1.0)))
+        return values
+
+
+@lru_cache(maxsize=8)
+def _open_h5(path: str, pid: int, inode: int, modified: int) -> h5py.File:
+    """The file, open once per process; the other arguments are there to open a replaced file anew."""
+    return h5py.File(path, "r")
+
+
+def _bad_h5(path: str | Path, error: Exception) -> KAError:
+    return KAError(f"{path}: cannot be read, truncated or not HDF5 ({error}); download or write it again")
+
+
+def load_h5(split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None) -> SceneSet:
+    """The published file of a split in the folder `root`, or the file `root`; see `ka.data.load`."""
+    path = _file_of(split, root, degradation.ratio)
+    shapes, attributes = _read_header(path)
+    n, bands, channels = _check_shapes(path, shapes, degradation.ratio)
+    _check_degradation(path, attributes, degradation)
+    names = _names(path, attributes, "scenes", n, [f"row {i}" for i in range(n)])
+    wavelengths = _numbers(path, attributes, "wavelengths", (bands,))
+    if wavelengths is None and bands == 31:
+        wavelengths = CAVE_WAVELENGTHS
+    usual = ["R", "G", "B"] if channels == 3 else [f"channel {i}" for i in range(channels)]
+    msi_names = tuple(_names(path, attributes, "msi_names", channels, usual))
+    srf = _numbers(path, attributes, "srf", (channels, bands))
+    chosen = set(choose(names, scenes, path.name))
+
+    def scene(row: int) -> Scene:
+        fields: dict[str, Any] = {key: LazyRow(str(path), name, row, shapes[key][1:]) for key, name in FIELDS.items()}
+        return Scene(names[row], **fields)
+
+    rows = [scene(row) for row in range(n) if names[row] in chosen]
+    return SceneSet("h5", split, degradation, wavelengths, display_bands(wavelengths, bands), msi_names, rows, srf)
+
+
+def _file_of(split: str, root: Path, ratio: int) -> Path:
+    """The published file of a split in a folder; a file is itself."""
+    if root.is_file():
+        return root
+    if not root.is_dir():
+        raise KAError(f"{root}: no such file or folder; give an HDF5 file or the folder that holds them")
+    pattern = "validation_*.h5" if split == "val" else f"{split}_cave(with_up)x{ratio}.h5"
+    paths = sorted(root.glob(pattern), key=lambda path: not path.stem.endswith(f"x{ratio}"))
+    if not paths:
+        there = ", ".join(sorted(path.name for path in root.glob("*.h5"))) or "none"
+        cure = ", or train with hold_out=False" if split == "val" else ""
+        raise KAError(f"{root}: no {pattern} (HDF5 files there: {there}); add it, give the path of a file{cure}")
+    return paths[0]
+
+
+def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Shapes of the fields, and the attributes of a file that `write_h5` made."""
+    try:
+        with h5py.File(path, "r") as file:
+            lost = [name for name in FIELDS.values() if not isinstance(file.get(name), h5py.Dataset)]
+            if lost:
+                raise KAError(f"{path}: no field {', '.join(lost)}; give a file with {', '.join(FIELDS.values())}")
+            odd = [f"{name} {file[name].dtype}" for name in FIELDS.values() if file[name].dtype.kind not in "fiu"]
+            if odd:
+                raise KAError(f"{path}: {', '.join(odd)} are no numbers; write the file again")
+            shapes = {key: tuple(int(n) for n in file[name].shape or ()) for key, name in FIELDS.items()}
+            return shapes, dict(file.attrs) if "source_sha256" in file.attrs else {}
+    except KAError:
+        raise
+    except _DAMAGED as error:
+        raise _bad_h5(path, error) from error
+
+
+def _names(path: Path, attributes: Mapping[str, Any], key: str, count: int, otherwise: list[str]) -> list[str]:
+    """Names that a file holds as JSON, each once; `otherwise` where it has none, or those of its patches' scenes."""
+    text = attributes.get(key, "[]")
+    try:
+        names = json.loads(text)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise KAError(f"{path}: attribute {key} is no list of names, but {str(text)[:60]!r}; write it again") from None
+    if len(names) != count:
+        return otherwise
+    if len(set(names)) != count:
+        raise KAError(f"{path}: attribute {key} holds a name twice: {', '.join(names)[:60]}; write it again")
+    return names
+
+
+def _numbers(path: Path, attributes: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Finite numbers that a file holds, None where it has none."""
+    if key not in attributes:
+        return None
+    values = np.asarray(attributes[key])
+    if values.shape != shape or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise KAError(f"{path}: attribute {key} is no array of {shape} finite numbers; write it again")
+    return values
+
+
+def _check_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], ratio: int) -> tuple[int, int, int]:
+    """Hold the four fields to each other and to `ratio`; count rows, bands and channels."""
+    listed = ", ".join(f"{FIELDS[key]} {shape}" for key, shape in shapes.items())
+    if any(len(shape) != 4 or 0 in shape for shape in shapes.values()):
+        raise KAError(f"{path}: fields are rows × bands × h × w, none of them 0, but found {listed}; write it again")
+    n, bands, h, w = shapes["gt"]
+    row = sum(4 * math.prod(shape[1:]) for shape in shapes.values())
+    if row > (memory := _memory()):
+        raise KAError(
+            f"{path}: one row takes {row / 2**30:,.0f} GiB and this machine has {memory / 2**30:.0f} ({listed}); cut "
+            "it into patches"
+        )
+    own_ratio = h // shapes["lr"][2]
+    fit = own_ratio > 0 and shapes["up"] == shapes["gt"] and shapes["lr"] == (n, bands, h / own_ratio, w / own_ratio)
+    if not fit or (shapes["msi"][0], *shapes["msi"][2:]) != (n, h, w):
+        raise KAError(f"{path}: the fields do not fit together ({listed}); write it again")
+    if own_ratio != ratio:
+        raise KAError(f"{path}: holds ratio {own_ratio}, asked for {ratio}; set ratio={own_ratio} or give another file")
+    return n, bands, shapes["msi"][1]
+
+
+def _memory() -> float:
+    """Bytes of memory that this machine has; infinity where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _made_with(degradation: Degradation) -> dict[str, Any]:
+    return {"blur_size": degradation.blur_size, "blur_sigma": degradation.blur_sigma, "offset": degradation.start}
+
+
+def _check_degradation(path: Path, attributes: Mapping[str, Any], degradation: Degradation) -> None:
+    """Where a file names its blur and offset, they are the ones asked for."""
+    asked = _made_with(degradation)
+    held = {key: attributes.get(key, asked[key]) for key in asked}
+    other = [f"{key} {value}" for key, value in held.items() if np.ndim(value) or value != asked[key]]
+    if other:
+        raise KAError(f"{path}: was made with {', '.join(other)}, not {asked}; ask for what it holds, or make another")
+
+
+def source_hash(scene_set: SceneSet) -> str:
+    """SHA-256 over the truths of a set in order, as float32 bytes."""
+    digest = hashlib.sha256()
+    for scene in scene_set:
+        digest.update(np.ascontiguousarray(scene.gt[:], dtype="<f4").data)
+    return digest.hexdigest()
+
+
+def _attributes(source: Patches | SceneSet) -> dict[str, Any]:
+    """What a file says of its source."""
+    scenes = source.scene_set if isinstance(source, Patches) else source
+    attributes = {
+        "dataset": scenes.name,
+        "split": scenes.split,
+        "ratio": scenes.ratio,
+        "scenes": json.dumps([scene.name for scene in scenes]),
+        "source_sha256": source_hash(scenes),
+        "msi_names": json.dumps(scenes.msi_names),
+        "wavelengths": scenes.wavelengths,
+        "srf": scenes.srf,
+        **_made_with(scenes.degradation),
+    }
+    if isinstance(source, Patches):
+        attributes |= {"patch_size": source.size, "stride": source.stride}
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def write_h5(path: str | Path, source: Patches | SceneSet, provenance: Mapping[str, Any]) -> None:
+    """Write scenes or patches in the published layout, float32, one chunk a row, whole or not at all.
+
+    One row is in memory at a time, beside the scenes themselves. Attributes: source hash, scene names, patch size and
+    stride, blur, offset, ratio and response, under the names that `load` reads, and those of `provenance`.
+
+    Args:
+        path: the file, replaced where it exists.
+        source: what to write.
+        provenance: more attributes, strings or numbers, such as the version of ka; they may not replace the others.
+
+    Raises:
+        KAError: an attribute given twice, or the disk is full.
+    """
+    attributes = _attributes(source)
+    twice = sorted(set(attributes) & set(provenance))
+    if twice:
+        raise KAError(f"{path}: provenance names {', '.join(twice)}, which the file holds anyway; leave it out")
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        for i in range(len(source)):
+            row = source[i].load()
+            for key, name in FIELDS.items():
+                values = getattr(row, key)
+                if i == 0:
+                    file.create_dataset(name, (len(source), *values.shape), np.float32, chunks=(1, *values.shape))
+                file[name][i] = values
+        file.attrs.update({**attributes, **provenance})
+
+
+def check_h5(path: str | Path, source: Patches | SceneSet, rows: int = 16, seed: int = 0) -> None:
+    """Read random rows of a file back and compare them with their source, and its count and attributes.
+
+    Raises:
+        KAError: they differ, or the file cannot be read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            attributes, counts = dict(file.attrs), {name: len(file[name]) for name in FIELDS.values()}
+    except (OSError, KeyError) as error:
+        raise _bad_h5(path, error) from error
+    for name, count in counts.items():
+        if count != len(source):
+            raise KAError(f"{path}: {name} has {count} rows, the source {len(source)}; write it again")
+    for key, value in _attributes(source).items():
+        if key not in attributes or not np.array_equal(attributes[key], value):
+            raise KAError(f"{path}: attribute {key} is {attributes.get(key)!r}, not {value!r}; write it again")
+    for i in np.random.default_rng(seed).permutation(len(source))[:rows]:
+        row = source[int(i)].load()
+        for key, name in FIELDS.items():
+            values = getattr(row, key)
+            if not np.array_equal(LazyRow(str(path), name, int(i), values.shape)[:], values):
+                raise KAError(f"{path}: {name}, row {i} differs from the source; write it again")

@@ -1,0 +1,152 @@
+"""A network on whole images, in one pass or in overlapping tiles."""
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ka.data.scenes import Scene
+from ka.errors import KAError, is_whole
+from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS
+from ka.models.variants import Variant
+
+log = logging.getLogger("ka")
+
+GRID = 16  # tiles start on multiples of it, so that windows and the cells of a shuffle fall as in the whole image
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as a method.
+
+    Attributes:
+        model: in eval mode, on its device.
+        tile: side of the tiles in pixels (a multiple of 16); None for one pass where memory allows, else tiles of 256.
+    """
+
+    model: PSRT
+    tile: int | None = None
+
+    def __call__(self, scene: Scene) -> Tensor:
+        """The sharpened image of a loaded scene, on the CPU."""
+        weight = self.model.head.weight
+        up, msi = (torch.from_numpy(x)[None].to(weight.device, weight.dtype) for x in (scene.up, scene.msi))
+        return sharpen(self.model, up, msi, self.tile)[0].cpu()
+
+
+@torch.no_grad()
+def sharpen(
+    model: PSRT, up: Float[Tensor, "b bands h w"], msi: Float[Tensor, "b m h w"], tile: int | None = None
+) -> Float[Tensor, "b bands h w"]:
+    """Run a model on images of any size, in one pass or in overlapping tiles.
+
+    Tiles overlap by as much as the output can look sideways (`reach`), so the result is the same to rounding,
+    wherever kernels are not bound to positions. It cannot be the same for `psrt_misaligned` (its shuffle is not
+    local), kav1, kav9, kav17, kav18 (kernels pooled from the whole image), kav2, kav3, kav4 (kernels of its
+    quadrants), nor for `psrt` where H or W, rounded up to 8, is no multiple of 16 (its shuffle wraps once).
+
+    Args:
+        model: the network.
+        up: upsampled LR-HSI.
+        msi: HR-MSI.
+        tile: side of a tile, a multiple of 16; None for one pass if it fits half of the free memory, else 256.
+            Variants bound to positions are never tiled unless asked: their result would depend on free memory.
+
+    Raises:
+        KAError: `tile` is no positive multiple of 16; a variant bound to positions does not fit in memory, or on a GPU
+            not even tiles do.
+    """
+    h, w = up.shape[-2:]
+    if tile is None:
+        needed, free = pass_bytes(model, up), free_bytes(up.device)
+        if (why := model.row.position_bound(h, w)) and needed > free:
+            raise KAError(
+                f"one pass over {h}×{w} needs about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free; with "
+                f"{model.row.name} tiles give another result ({why}): free memory, or ask for them with tile=256"
+            )
+        tile = max(h, w) if why or needed < free / 2 else 256
+        return _in_one(model, up, msi) if tile >= max(h, w) else _in_tiles(model, up, msi, tile)
+    if not is_whole(tile) or tile <= 0 or tile % GRID:
+        raise KAError(f"tile={tile!r} must be a positive multiple of {GRID}; choose 256")
+    return model(up, msi) if tile >= max(h, w) else _in_tiles(model, up, msi, tile)
+
+
+def _in_one(model: PSRT, up: Tensor, msi: Tensor) -> Tensor:
+    """One pass; in tiles if a GPU's memory does not suffice after all, as when another program took it meanwhile."""
+    h, w = up.shape[-2:]
+    try:
+        return model(up, msi)
+    except torch.OutOfMemoryError:
+        if why := model.row.position_bound(h, w):
+            raise KAError(
+                f"one pass over {h}×{w} does not fit in the memory of {up.device}; with {model.row.name} tiles give "
+                f"another result ({why}): free memory, or ask for them with tile=256"
+            ) from None
+    for tile in (256, 128, 64):
+        log.warning("one pass over %d×%d does not fit in the memory of %s: in tiles of %d", h, w, up.device, tile)
+        torch.cuda.empty_cache()
+        try:
+            return _in_tiles(model, up, msi, tile)
+        except torch.OutOfMemoryError:
+            continue
+    raise KAError(
+        f"not even tiles of 64 pixels fit in the memory of {up.device}; end other programs, or use device='cpu'"
+    )
+
+
+def _in_tiles(model: PSRT, up: Tensor, msi: Tensor, tile: int) -> Tensor:
+    """Overlapping tiles, of which the inner parts are kept."""
+    h, w = up.shape[-2:]
+    margin = math.ceil(reach(model.row) / GRID) * GRID
+    out = torch.empty_like(up)
+    for top in range(0, h, tile):
+        for left in range(0, w, tile):
+            y0, x0 = max(0, top - margin), max(0, left - margin)
+            rows = slice(y0, min(h, top + tile + margin))
+            cols = slice(x0, min(w, left + tile + margin))
+            y = model(up[..., rows, cols], msi[..., rows, cols])
+            out[..., top : top + tile, left : left + tile] = y[
+                ..., top - y0 : top - y0 + tile, left - x0 : left - x0 + tile
+            ]
+    return out
+
+
+def reach(row: Variant) -> int:
+    """How many pixels away from a tile's edge an input can still change the output inside.
+
+    Backwards through the network: head and tail look one pixel far, window attention to the end of its window
+    (of two windows where shuffled), a KA branch half a kernel more. For variants bound to positions there is no such
+    number; theirs without the binding is given.
+    """
+    pixels = 1
+    for window in tuple(reversed(WINDOWS)) * N_BLOCKS:
+        for layer in (3, 2, 1):
+            span = 2 * window if row.shuffle == "aligned" and layer == 2 else window
+            convolved = pixels + (row.size // 2 if row.has_ka and row.kernels != "identity" else 0)
+            pixels = max(math.ceil(pixels / span) * span, convolved)
+    return pixels + 1
+
+
+def pass_bytes(model: PSRT, up: Tensor) -> int:
+    """About the memory that one pass over `up` takes: 20 maps of `dim` channels and 3 of the image's."""
+    per_pixel = 20 * model.dim + 3 * (model.n_bands + model.n_msi)
+    return up.shape[0] * up.shape[-2] * up.shape[-1] * per_pixel * up.element_size()
+
+
+def free_bytes(device: torch.device) -> float:
+    """Free memory of a device in bytes; infinity where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:  # what Linux could give, caches included
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
