@@ -66,13 +66,8 @@ def load_checkpoint(source: str | Path | StateDict, variant: str | None = None) 
         KAError: missing, truncated or foreign file; a checkpoint of another variant; missing, unexpected or
             misshapen weights, which are named.
     """
-    header: dict[str, str] = {}
-    if isinstance(source, Mapping):
-        where, state = "the state dict", dict(source)
-    else:
-        path = Path(source)
-        where = str(path)
-        header, state = _read(path)
+    where = "the state dict" if isinstance(source, Mapping) else str(source)
+    header, state = ({}, source) if isinstance(source, Mapping) else _read(Path(source))
     state = _strip(state, where)
     named = header.get("variant")
     if named and variant and named != variant:
@@ -146,13 +141,8 @@ def _build(state: StateDict, name: str, where: str) -> PSRT:
     expected = model.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unexpected:
-        raise KAError(
-            f"{where} is no checkpoint of {name}: "
-            + "; ".join(
-                f"{what} {some(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys
-            )
-            + "; ask for the variant it was trained as"
-        )
+        wrong = [f"{what} {some(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        raise KAError(f"{where} is no checkpoint of {name}: {'; '.join(wrong)}; ask for the variant it was trained as")
     for key, tensor in expected.items():
         if state[key].shape != tensor.shape:
             raise KAError(

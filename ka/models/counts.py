@@ -6,7 +6,6 @@ compare variants, and the clock has the last word: on a CPU the memory traffic o
 arithmetic.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ka.errors import KAError, unknown
+from ka.errors import KAError
 from ka.models.psrt import PSRT, build
 from ka.models.study_names import dead_parameters
 
@@ -61,26 +60,16 @@ def deployed(model: PSRT) -> PSRT:
 
 
 @cache
-def flops(name: str, dim: int = 48, size: int = 512, n_bands: int = 31, n_msi: int = 3, form: str = "deployed") -> int:
-    """FLOPs (2 per multiply-add) of sharpening one image of size×size pixels; nothing is computed or allocated.
-
-    Args:
-        name: a key of `ka.VARIANTS`.
-        dim: embedding width, a multiple of 8.
-        size: side of the image in pixels.
-        n_bands, n_msi: bands of the two inputs.
-        form: `deployed` (folded, see `deployed`), or `training` (as `PSRT` runs in training: folded on the way).
+def flops(name: str, dim: int = 48, size: int = 512, n_bands: int = 31, n_msi: int = 3) -> int:
+    """FLOPs of sharpening one image of size×size pixels, deployed; nothing is computed or allocated.
 
     Raises:
-        KAError: unknown variant or form, impossible size.
+        KAError: unknown variant, impossible size.
     """
-    forms: dict[str, Callable[[PSRT], PSRT]] = {"deployed": deployed, "training": lambda model: model}
-    if form not in forms:
-        raise unknown("form", form, forms)
     if size < 8:
         raise KAError(f"size={size} is smaller than one window; choose at least 8")
     with torch.device("meta"), torch.no_grad():
-        model = forms[form](build(name, n_bands, n_msi, dim)).requires_grad_(False)
+        model = deployed(build(name, n_bands, n_msi, dim)).requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, n_bands, size, size), torch.empty(1, n_msi, size, size))
     return counter.get_total_flops()

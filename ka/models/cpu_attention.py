@@ -45,13 +45,7 @@ def in_bands(function: Callable[[Tokens], Tokens], x: Tokens) -> Tokens:
 def window_attention(x: Tokens, qkv: nn.Linear, proj: nn.Linear, window: int, heads: int, scale: float) -> Tokens:
     """softmax(scale q kᵀ) v among the pixels of each window and head, between the layers `qkv` and `proj`.
 
-    Args:
-        x: the map; H and W are multiples of `window`.
-        qkv: C → 3C, queries, keys and values in this order, each by head.
-        proj: C → C.
-        window: side of a window in pixels.
-        heads: number of heads.
-        scale: factor of the scores.
+    `qkv` makes queries, keys and values in this order, each by head; H and W are multiples of `window` (pixels a side).
     """
     grid = {"b": x.shape[0], "i": x.shape[1] // window, "y": window, "x": window}
     if window**2 <= IN_LANES:
@@ -110,6 +104,10 @@ def _parts(qkv: Tensor, lanes: bool) -> Iterator[tuple[tuple[slice, ...], Tensor
             yield part, q, k, v
 
 
+def _softmax(scores: Tensor, dim: int) -> Tensor:
+    return torch.softmax(scores, dim, out=scores)
+
+
 def _to_scores(weights: Tensor, to_weights: Tensor, dim: int) -> Tensor:
     """The gradient behind a softmax, weights·(g - Σ weights·g), in place of g before it."""
     products = to_weights.mul_(weights)
@@ -119,25 +117,20 @@ def _to_scores(weights: Tensor, to_weights: Tensor, dim: int) -> Tensor:
 def _in_windows(q: Windows, k: Windows, v: Windows) -> Windows:
     n = q.shape[2]
     q, k, v = (rearrange(x, "h d n t -> (h n) d t") for x in (q, k, v))
-    return rearrange(torch.bmm(v, _weights(q, k).mT), "(h n) d t -> h d n t", n=n)
+    return rearrange(torch.bmm(v, _softmax(torch.bmm(q.mT, k), -1).mT), "(h n) d t -> h d n t", n=n)
 
 
 def _in_windows_backward(q: Windows, k: Windows, v: Windows, grad: Windows, scale: float) -> Iterator[Windows]:
     n = q.shape[2]
     q, k, v, grad = (rearrange(x, "h d n t -> (h n) d t") for x in (q, k, v, grad))
-    weights = _weights(q * scale, k)
+    weights = _softmax(torch.bmm((q * scale).mT, k), -1)
     to_scores = _to_scores(weights, torch.bmm(grad.mT, v), -1)
     to_q, to_k = torch.bmm(k, to_scores.mT).mul_(scale), torch.bmm(q, to_scores).mul_(scale)
     return (rearrange(x, "(h n) d t -> h d n t", n=n) for x in (to_q, to_k, torch.bmm(grad, weights)))
 
 
-def _weights(q: Float[Tensor, "hn d t"], k: Float[Tensor, "hn d s"]) -> Float[Tensor, "hn t s"]:
-    scores = torch.bmm(q.mT, k)
-    return torch.softmax(scores, -1, out=scores)
-
-
 def _in_lanes(q: Lanes, k: Lanes, v: Lanes) -> Lanes:
-    weights = _lane_weights(q, k)
+    weights = _softmax(_lane_scores(q, k), 2)
     out = torch.empty_like(q)
     for e in range(q.shape[1]):
         torch.sum(weights * v[:, e, None], 2, out=out[:, e])
@@ -145,7 +138,7 @@ def _in_lanes(q: Lanes, k: Lanes, v: Lanes) -> Lanes:
 
 
 def _in_lanes_backward(q: Lanes, k: Lanes, v: Lanes, grad: Lanes, scale: float) -> Iterator[Lanes]:
-    weights = _lane_weights(q * scale, k)
+    weights = _softmax(_lane_scores(q * scale, k), 2)
     to_scores = _to_scores(weights, _lane_scores(grad, v), 2)
     to_q, to_k, to_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     for e in range(q.shape[1]):
@@ -153,11 +146,6 @@ def _in_lanes_backward(q: Lanes, k: Lanes, v: Lanes, grad: Lanes, scale: float) 
         torch.sum(to_scores * q[:, e, :, None], 1, out=to_k[:, e])
         torch.sum(weights * grad[:, e, :, None], 1, out=to_v[:, e])
     return iter((to_q.mul_(scale), to_k.mul_(scale), to_v))
-
-
-def _lane_weights(q: Lanes, k: Lanes) -> Float[Tensor, "h t s n"]:
-    scores = _lane_scores(q, k)
-    return torch.softmax(scores, 2, out=scores)
 
 
 def _lane_scores(q: Lanes, k: Lanes) -> Float[Tensor, "h t s n"]:

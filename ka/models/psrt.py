@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ka.errors import KAError
 from ka.models.cpu_attention import in_bands, window_attention
-from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention, Pointwise
+from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention
+from ka.models.kernel_parts import Pointwise
 from ka.models.variants import Variant
 from ka.models.variants import variant as variant_row
 
@@ -149,8 +150,7 @@ class PSRT(nn.Module):
 
     Args:
         row: the variant.
-        n_bands: bands of the LR-HSI.
-        n_msi: bands of the HR-MSI (3 for RGB).
+        n_bands, n_msi: bands of the LR-HSI, and of the HR-MSI (3 for RGB).
         dim: embedding width C; a multiple of 8 (8 heads, or 4 + 4 in the halves of a KA layer).
 
     Raises:
@@ -224,10 +224,9 @@ class PSRT(nn.Module):
 
 
 def init_weights(model: nn.Module) -> None:
-    """Start values as published.
+    """Start values as published: Linear weights N(0, 0.01²), convolution biases 0, all else PyTorch's default.
 
-    Every Linear weight of the body N(0, 0.01²), its bias PyTorch's default; convolution weights PyTorch's default,
-    convolution biases 0. (1×1 convolutions of KA start themselves, see `Pointwise`.)
+    (1×1 convolutions of KA start themselves, see `Pointwise`.)
     """
     for module in model.modules():
         if isinstance(module, nn.Linear) and not isinstance(module, Pointwise):
@@ -237,15 +236,8 @@ def init_weights(model: nn.Module) -> None:
 
 
 def build(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> PSRT:
-    """A freshly initialised model of a variant; seed with `torch.manual_seed` before.
+    """A freshly initialised model of a variant (a key of `ka.VARIANTS`); seed with `torch.manual_seed` before.
 
-    Args:
-        variant: a key of `ka.VARIANTS`.
-        n_bands: bands of the LR-HSI.
-        n_msi: bands of the HR-MSI.
-        dim: embedding width, a multiple of 8.
-
-    Raises:
-        KAError: unknown variant or impossible size.
+    Sizes and errors as `PSRT`; an unknown variant is a KAError too.
     """
     return PSRT(variant_row(variant), n_bands, n_msi, dim)

@@ -6,7 +6,6 @@ by one; those that no output depended on are left out by name, and counted here.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -19,35 +18,36 @@ from ka.models.variants import KERNEL_SIZE, N_WINDOWS, VARIANTS, Variant, varian
 StateDict = Mapping[str, Tensor]
 
 
-class Dead(NamedTuple):
-    """A part of the study's KA layer that no output depended on.
-
-    Attributes:
-        keys: pattern of its weights' names in the layer.
-        parameters: how many these are, for c channels.
-    """
-
-    keys: str
-    parameters: Callable[[int], int]
-
-
-def _se(c: int) -> int:
-    return 2 * (c * c + c)
-
-
-DEAD_PARTS = {
-    "conv_bias": Dead(r"convlayers?\.(\d\.)?conv\.bias", lambda c: N_WINDOWS * c),
-    "norm": Dead(r"norm\..+", lambda c: 2 * c),
-    "layernorm": Dead(r"layernorm\..+", lambda c: 2 * c),
-    "kernels": Dead(r"convlayers?\.(\d\.)?conv\.weight", lambda c: N_WINDOWS * c * c * KERNEL_SIZE**2),
-    "sa": Dead(r"proj_(qkv|out)\..+", lambda c: 4 * c * c + 4 * c),
-    "shared_se": Dead(r"se\.se\.[13]\..+", _se),
-    "window_se": Dead(r"selayers\.\d\.se\.[13]\..+", lambda c: N_WINDOWS * _se(c)),
-    "global_se": Dead(r"global_kernel_selayer\.se\.[13]\..+", _se),
-    "global": Dead(r"kernel_linear\..+", lambda c: N_WINDOWS * c * c + c),
-    "fusion2": Dead(r"fusion\..+", lambda c: 2 * c * c + c),
-    "reweight": Dead(r"wink_reweight\..+", lambda c: N_WINDOWS * (c + 1 + 8 * N_WINDOWS + 5)),
+#: Parts of the study's KA layer that no output depended on: the pattern of their weights' names, and how many
+#: parameters they are for c channels.
+DEAD_PARTS: dict[str, tuple[str, Callable[[int], int]]] = {
+    "conv_bias": (r"convlayers?\.(\d\.)?conv\.bias", lambda c: N_WINDOWS * c),
+    "norm": (r"norm\..+", lambda c: 2 * c),
+    "layernorm": (r"layernorm\..+", lambda c: 2 * c),
+    "kernels": (r"convlayers?\.(\d\.)?conv\.weight", lambda c: N_WINDOWS * c * c * KERNEL_SIZE**2),
+    "sa": (r"proj_(qkv|out)\..+", lambda c: 4 * c * c + 4 * c),
+    "shared_se": (r"se\.se\.[13]\..+", lambda c: 2 * (c * c + c)),
+    "window_se": (r"selayers\.\d\.se\.[13]\..+", lambda c: N_WINDOWS * 2 * (c * c + c)),
+    "global_se": (r"global_kernel_selayer\.se\.[13]\..+", lambda c: 2 * (c * c + c)),
+    "global": (r"kernel_linear\..+", lambda c: N_WINDOWS * c * c + c),
+    "fusion2": (r"fusion\..+", lambda c: 2 * c * c + c),
+    "reweight": (r"wink_reweight\..+", lambda c: N_WINDOWS * (c + 1 + 8 * N_WINDOWS + 5)),
 }
+#: The study's names of the parts of a layer → ours. `{i}`: the window.
+_PARTS = {
+    r"proj_qkv": "sa.qkv",
+    r"proj_out": "sa.proj",
+    r"se\.se\.1": "se.squeeze.0",
+    r"se\.se\.3": "se.excite.0",
+    r"selayers\.(\d)\.se\.1": "se.squeeze.{i}",
+    r"selayers\.(\d)\.se\.3": "se.excite.{i}",
+    r"global_kernel_selayer\.se\.1": "global_se.squeeze.0",
+    r"global_kernel_selayer\.se\.3": "global_se.excite.0",
+    r"kernels_linear": "widen",
+    r"gk_generation(?:\.\d)?": "global_kernel.mix",
+    r"(?:concat_linear|fusion)": "fusion",
+}
+_ENDS = {"w.conv": "head", "conv.0": "tail"}
 
 
 def dead_parameters(name: str, dim: int = 48, n_layers: int = 18) -> int:
@@ -57,10 +57,8 @@ def dead_parameters(name: str, dim: int = 48, n_layers: int = 18) -> int:
     report prints no counts, so their number here is what its modules are known to have held, not a match.
     """
     row = variant(name)
-    if row.ours:
-        return 0
     unused_norms = (n_layers // 3) * 2 * 2 * dim
-    return unused_norms + n_layers * sum(DEAD_PARTS[part].parameters(dim // 2) for part in row.dead)
+    return 0 if row.ours else unused_norms + n_layers * sum(DEAD_PARTS[part][1](dim // 2) for part in row.dead)
 
 
 def readings(state: StateDict, where: str) -> dict[str, dict[str, Tensor]]:
@@ -74,7 +72,7 @@ def readings(state: StateDict, where: str) -> dict[str, dict[str, Tensor]]:
         return {"psrt": study_keys(state, variant("psrt"), where)}  # only the study's SaR blocks hold spare norms
     possible: dict[str, dict[str, Tensor]] = {}
     for row in VARIANTS.values():
-        dead = [rf"KernelAttention\.{DEAD_PARTS[part].keys}$" for part in row.dead]
+        dead = [rf"KernelAttention\.{DEAD_PARTS[part][0]}$" for part in row.dead]
         whole = all(any(re.search(pattern, key) for key in state) for pattern in dead)
         if not row.ours and row.has_ka == is_ka and row.shuffle != "aligned" and whole:
             try:
@@ -100,8 +98,9 @@ def study_keys(state: StateDict, row: Variant, where: str = "the state dict") ->
     strange = []
     for key, value in state.items():
         found = re.fullmatch(r"w\.layers\.(\d+)\.layers\.(\d+)\.(?:WA([123])\.(.+)|norm[23]\.(?:weight|bias))", key)
-        if key in _ENDS:
-            ours[_ENDS[key]] = value
+        part, _, kind = key.rpartition(".")
+        if part in _ENDS and kind in ("weight", "bias"):
+            ours[f"{_ENDS[part]}.{kind}"] = value
         elif found is None or int(found[1]) >= N_BLOCKS or int(found[2]) >= len(WINDOWS):
             strange.append(key)
         elif found[3]:  # else one of the SaR block's spare norms
@@ -116,29 +115,6 @@ def study_keys(state: StateDict, row: Variant, where: str = "the state dict") ->
     return ours
 
 
-_ENDS = {
-    "w.conv.weight": "head.weight",
-    "w.conv.bias": "head.bias",
-    "conv.0.weight": "tail.weight",
-    "conv.0.bias": "tail.bias",
-}
-
-#: The study's names of the parts of a layer → ours. `{i}`: the window.
-_PARTS = {
-    r"proj_qkv": "sa.qkv",
-    r"proj_out": "sa.proj",
-    r"se\.se\.1": "se.squeeze.0",
-    r"se\.se\.3": "se.excite.0",
-    r"selayers\.(\d)\.se\.1": "se.squeeze.{i}",
-    r"selayers\.(\d)\.se\.3": "se.excite.{i}",
-    r"global_kernel_selayer\.se\.1": "global_se.squeeze.0",
-    r"global_kernel_selayer\.se\.3": "global_se.excite.0",
-    r"kernels_linear": "widen",
-    r"gk_generation(?:\.\d)?": "global_kernel.mix",
-    r"(?:concat_linear|fusion)": "fusion",
-}
-
-
 def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer") -> dict[str, Tensor]:
     """Names of one KA layer's weights of the study, as ours; its dead weights are left out.
 
@@ -149,7 +125,7 @@ def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer")
     windows: dict[int, Tensor] = {}
     reweight: dict[str, Tensor] = {}
     strange = []
-    dead = "|".join(DEAD_PARTS[part].keys for part in {"conv_bias", "norm", "layernorm", *row.dead})
+    dead = "|".join(DEAD_PARTS[part][0] for part in {"conv_bias", "norm", "layernorm", *row.dead})
     for key, value in weights.items():
         if re.fullmatch(dead, key):
             continue
@@ -160,7 +136,8 @@ def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer")
         elif key.startswith("wink_reweight."):
             reweight[key.removeprefix("wink_reweight.")] = value
         elif (name := _part(key, row)) is not None:
-            put(ours, name, _as_linear(name, value), key, where)
+            matrix = value.flatten(1) if value.ndim > 2 else value  # of a 1×1 convolution
+            put(ours, name, value.flatten() if name in ("widen.weight", "widen.bias") else matrix, key, where)
         else:
             strange.append(key)
     _refuse(strange, row, where)
@@ -178,13 +155,6 @@ def _part(key: str, row: Variant) -> str | None:
         if found := re.fullmatch(pattern, part):
             return f"{name.format(i=found[1]) if found.groups() else name}.{kind}"
     return None
-
-
-def _as_linear(name: str, value: Tensor) -> Tensor:
-    """1×1 convolutions as matrices, and KAv9's per-channel weight and bias as vectors."""
-    if name in ("widen.weight", "widen.bias"):
-        return value.flatten()
-    return value.flatten(1) if value.ndim > 2 else value
 
 
 def _reweight_keys(weights: StateDict, where: str) -> dict[str, Tensor]:

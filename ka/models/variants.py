@@ -97,7 +97,7 @@ class Variant:
     def __post_init__(self) -> None:
         for name, choices in _choices().items():
             value = getattr(self, name)
-            for given in value if isinstance(value, tuple) else [value]:
+            for given in value if name in ("linear", "dead") else [value]:
                 if given not in choices:
                     raise unknown(f"variant {self.name}: {name}", given, choices)
         for why, wrong in self._nonsense().items():
@@ -113,30 +113,20 @@ class Variant:
         return {
             f"kernels={self.kernels!r} leaves nothing for {', '.join(idle)} to change": bool(idle),
             "there are as many windows as quadrants (4), or one": self.n_windows not in (1, N_WINDOWS),
-            "`size` is an odd number of taps a side": (
-                not isinstance(self.size, int) or self.size < 1 or self.size % 2 == 0
-            ),
-            "a single window kernel is learned and on the image, and has no other to be mixed with": (
-                self.n_windows == 1 and not unmixed
-            ),
+            "`size` is an odd number of taps a side": not isinstance(self.size, int)
+            or self.size < 1
+            or not self.size % 2,
+            "a single window kernel is learned, on the image, and not mixed": self.n_windows == 1 and not unmixed,
             "only a single convolution has a bias (else the fusion's serves all)": self.bias and self.n_windows != 1,
             "only learned kernels start from `normal_init`": self.normal_init and self.kernels == "pooled",
             "there is no SA for `sa_among` to speak of": self.sa_among != "taps" and not self.sa,
             "pooled kernels need `widen`, and only they": (self.kernels == "pooled") != bool(self.widen),
             "SA, SE, bias or start of a global kernel need `global_from`": not self.global_from and bool(of_global),
-            'there is no shared SE (`se="shared"`) for the global kernel to share': (
-                self.global_se == "shared" and self.se != "shared"
-            ),
-            "the second convolution uses a global kernel that `global_from` does not make": (
-                self.second in ("windows+image", "global") and not self.global_from
-            ),
+            '`global_se` can share `se="shared"` alone': self.global_se == "shared" and self.se != "shared",
+            "`second` needs `global_from`": self.second in ("windows+image", "global") and not self.global_from,
             "a global kernel of pooled kernels is not defined": self.kernels == "pooled" and bool(self.global_from),
-            "a global kernel made after SA cannot take part in SA": (
-                self.global_from == "attended" and self.sa != "windows"
-            ),
-            "a second convolution on windows alone would throw the global kernel away": (
-                self.second == "windows" and bool(self.global_from)
-            ),
+            "a global kernel made after SA needs `sa=windows`": self.global_from == "attended" and self.sa != "windows",
+            "`second` would throw the global kernel away": self.second == "windows" and bool(self.global_from),
             "a second convolution by the global kernel alone would throw SE (or SA) of window kernels away": (
                 self.second == "global" and bool(self.se or (self.sa == "windows" and self.global_from == "raw"))
             ),
@@ -195,20 +185,13 @@ def _choices() -> dict[str, tuple[str, ...]]:
 
 
 def _rows() -> Iterator[Variant]:
-    # The baselines.
     yield Variant("psrt", shuffle="aligned")
     yield Variant("psrt_misaligned", shuffle="misaligned")
     yield Variant("psrt_noshuffle")
 
     # Pooled kernels.
     kav1 = Variant(
-        "kav1",
-        kernels="pooled",
-        sa="windows",
-        se="shared",
-        widen="linear",
-        linear=("fusion",),
-        dead=("norm",),
+        "kav1", kernels="pooled", sa="windows", se="shared", widen="linear", linear=("fusion",), dead=("norm",)
     )
     kav9 = replace(kav1, name="kav9", widen="repeat+affine", dead=())
     # Second convolution on windows.
@@ -220,24 +203,11 @@ def _rows() -> Iterator[Variant]:
         kav3, name="kav4", global_from="attended", global_se="own", second="windows+image", linear=("fusion",)
     )
     # Global kernel alone on the image.
-    kav5 = Variant(
-        "kav5",
-        kernels="learned",
-        global_from="raw",
-        global_se="own",
-        second="global",
-        dead=("conv_bias", "norm", "window_se", "sa", "fusion2"),
-    )
+    kav5 = Variant("kav5", kernels="learned", global_from="raw", global_se="own", second="global",
+                   dead=("conv_bias", "norm", "window_se", "sa", "fusion2"))  # fmt: skip
     # Every kernel on the image.
-    kav6 = Variant(
-        "kav6",
-        kernels="learned",
-        sa="windows+global",
-        se="shared",
-        global_from="raw",
-        global_se="shared",
-        dead=("conv_bias", "window_se", "global_se"),
-    )
+    kav6 = Variant("kav6", kernels="learned", sa="windows+global", se="shared", global_from="raw", global_se="shared",
+                   dead=("conv_bias", "window_se", "global_se"))  # fmt: skip
     kav8 = replace(kav6, name="kav8", sa="global+windows", global_bias=False, linear=("global",), dead=("conv_bias",))
     kav7 = Variant("kav7", kernels="learned", sa="windows", se="shared", dead=("conv_bias",))
     kav10 = replace(kav7, name="kav10", se="", dead=("conv_bias", "shared_se"))
@@ -245,15 +215,7 @@ def _rows() -> Iterator[Variant]:
     yield from (kav1, kav2, kav3, kav4, kav5, kav6, kav7, kav8, kav9, kav10, kav11)
 
     # What the study ran where that is not what it describes.
-    yield replace(
-        kav5,
-        name="kav5_as_run",
-        kernels="identity",
-        global_from="",
-        global_se="",
-        second="image",
-        dead=(*kav5.dead, "kernels", "global", "global_se"),
-    )
+    yield Variant("kav5_as_run", kernels="identity", dead=(*kav5.dead, "kernels", "global", "global_se"))
     yield replace(kav8, name="kav8_as_run", sa="scrambled")
     yield replace(kav9, name="kav9_as_run", widen="repeat")
 

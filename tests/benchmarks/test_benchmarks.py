@@ -24,7 +24,7 @@ from benchmarks.measure import Place, Work, alternate
 from benchmarks.reference import ReferenceLayer, reference, reference_layer, serial
 from ka.data.patches import DevicePatches
 from ka.errors import KAError
-from ka.models import kernel_attention, psrt
+from ka.models import kernel_attention, kernel_parts, psrt
 from ka.models.counts import flops
 from ka.models.kernel_attention import KernelAttention
 from ka.models.study_names import study_layer_keys
@@ -135,7 +135,7 @@ def test_the_reference_calls_nothing_of_the_fast_models(monkeypatch: pytest.Monk
     def fast(*args: object, **more: object) -> Tensor:
         raise AssertionError("fast code was called")
 
-    for module in (kernel_attention, psrt):
+    for module in (kernel_attention, kernel_parts, psrt):
         for thing in vars(module).values():
             if isinstance(thing, type) and issubclass(thing, torch.nn.Module) and thing.__module__ == module.__name__:
                 monkeypatch.setattr(thing, "forward", fast)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from workbook.results.costs import Cost, Costs
 
 import ka
 from ka.files import write_json
@@ -13,7 +14,6 @@ from ka.models.counts import flops
 from ka.models.variants import VARIANTS
 from workbook.paths import ROOT
 from workbook.results import speed
-from workbook.results.costs import Cost, Costs
 
 SAME = [f"kav{number}" for number in (6, 7, 8, 10, 11, 12, 16, 19)]
 
@@ -50,11 +50,6 @@ def test_one_layer_of_attention_is_counted_whole() -> None:
         assert counter.get_total_flops() == 2 * 256 * (48 * 144 + 48 * 48 + 2 * window**2 * 48)
 
 
-def test_kernels_are_folded_on_the_way_in_training() -> None:
-    assert flops("kav11", form="training") > flops("kav11")
-    assert flops("psrt", form="training") == flops("psrt")
-
-
 def test_rows_of_our_own_deploy_to_one_convolution() -> None:
     names = ["kav11", "conv3x3", "kav11_no_ln", "kav11_no_global", "kav10_both_sa", "kav6_global_after", "kav7_se_each"]
     assert len({str(ka.build(name, dim=8).fold()) for name in names}) == 1
@@ -74,7 +69,6 @@ def test_eight_variants_deploy_to_the_same_computation() -> None:
 def test_impossible_questions_are_refused() -> None:
     for arguments, message in (
         ({"name": "kav99"}, "variant 'kav99' is unknown"),
-        ({"name": "kav1", "form": "fast"}, "choose one of deployed, training"),
         ({"name": "kav1", "size": 4}, "at least 8"),
     ):
         with pytest.raises(ka.KAError, match=message):

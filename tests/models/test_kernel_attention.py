@@ -9,16 +9,8 @@ from torch import Tensor
 
 from benchmarks.reference import plain_layer
 from ka.errors import KAError
-from ka.models.kernel_attention import (
-    SE,
-    FoldedKernelAttention,
-    KernelAttention,
-    convolve,
-    convolve_windows,
-    mean_response,
-    quadrants,
-    unquadrants,
-)
+from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention, convolve, convolve_windows
+from ka.models.kernel_parts import SE, mean_response, quadrants, unquadrants
 from ka.models.study_names import study_layer_keys
 from ka.models.variants import VARIANTS, variant
 

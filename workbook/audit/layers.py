@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ka.errors import KAError
 from ka.models.counts import count_parameters, parameter_count
-from ka.models.kernel_attention import SE, KernelAttention, KernelSA, convolve
+from ka.models.kernel_attention import KernelAttention, convolve
+from ka.models.kernel_parts import SE, KernelSA
 from ka.models.psrt import build
 from ka.models.variants import N_WINDOWS, variant
 from workbook.audit.trials import EXACT, TAPS, random_layer, random_maps, relative, seeded, yes

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 
 from ka.models.counts import count_parameters
-from ka.models.kernel_attention import KernelAttention, KernelSA
+from ka.models.kernel_attention import KernelAttention
+from ka.models.kernel_parts import KernelSA
 from ka.models.psrt import PSRT
 from ka.models.variants import KERNEL_SIZE, N_WINDOWS, Variant
 from workbook.diagrams.words import Words

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ka.errors import KAError
-from ka.models.kernel_attention import KernelAttention, KernelSA
+from ka.models.kernel_attention import KernelAttention
+from ka.models.kernel_parts import KernelSA
 from ka.models.psrt import Q_SCALE, Heads
 from ka.models.variants import N_WINDOWS, VARIANTS, Variant
 from workbook.views.trace import LayerTrace, Trace, check_index

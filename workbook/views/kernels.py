@@ -16,7 +16,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from ka.errors import KAError
-from ka.models.kernel_attention import KernelAttention, apply_folded, convolve, fold, quadrants, unquadrants
+from ka.models.kernel_attention import KernelAttention, apply_folded, convolve, fold
+from ka.models.kernel_parts import quadrants, unquadrants
 from ka.models.psrt import LAYERS
 from ka.models.variants import N_WINDOWS, Variant
 from workbook.views.trace import Trace
