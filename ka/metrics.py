@@ -1,16 +1,15 @@
 """How good a reconstruction is: every metric of the field's tables, each with its convention written down.
 
-Two papers can print "PSNR" and mean different numbers, so each function states its formula, the source, and
-who computes something else under the same name. All of them:
+Two papers can print "PSNR" and mean different numbers, so each function states its formula, the source, and who
+computes something else under the same name. All in `METRICS`:
 
 - take `prediction` and `target` of shape `b c h w`, of any floating dtype, on one device, and give one float64
   number per image, on that device (Apple's MPS has no float64: move both to the CPU first);
 - compute in float64, whatever the input: squares of float32 differences lose the digits that the tables compare;
 - **never clip**. The study did not, and clipping a prediction to [0, 1] first lowers its error;
-- raise KAError, before any arithmetic, for shapes that differ or are not `b c h w`, for an empty tensor, for
-  integers, and for NaN or infinity, saying which tensor and where.
-
-`METRICS` is the table of them, `measure` computes several at once.
+- raise KAError, before any arithmetic, for shapes that differ or are not `b c h w`, for an empty tensor, for integers,
+  for NaN or infinity (saying where), for a peak or ratio that is not positive, for images smaller than their window;
+- raise `Undefined`, a KAError, where these images have no such number (psnr_published, sam, ergas, cc).
 """
 
 import math
@@ -37,64 +36,46 @@ DENSE = 128  # up to this side SSIM's window is a matrix: faster for training pa
 def psnr(prediction: Images, target: Images, peak: float = 1.0) -> PerImage:
     """Peak signal-to-noise ratio in dB: the mean over bands of 10·log10(peak² / MSE_band). Higher is better.
 
-    This is the study's PSNR and that of the field's CAVE tables. It is at least the PSNR of the MSE over all
-    bands (Jensen's inequality), and more so the more the bands differ: `psnr_published` is not comparable to it.
-    One band without any error makes the whole value infinite; so `prediction == target` gives inf, no error.
-
-    Raises:
-        KAError: unfit input (see the module); `peak` is not a positive number.
+    The study's PSNR and that of the field's CAVE tables. It is at least the PSNR of the MSE over all bands (Jensen's
+    inequality), and more so the more the bands differ: `psnr_published` is not comparable to it. One band without any
+    error makes the whole value infinite; so `prediction == target` gives inf, no error.
     """
     _check(prediction, target)
     _check_positive("peak", peak)
-    return _psnr(_mse(prediction, target), torch.as_tensor(peak, dtype=torch.float64)).mean(1)
+    return (20 * torch.as_tensor(peak, dtype=torch.float64).log10() - 10 * _mse(prediction, target).log10()).mean(1)
 
 
 def psnr_published(prediction: Images, target: Images) -> PerImage:
     """PSNR in dB as the published PSRT code: 10·log10(max(target)² / MSE over bands and pixels).
 
-    The peak is the brightest value of each target image, so a dark scene scores lower than with peak 1, and a
-    patch scores differently from the scene it was cut from. inf where `prediction == target`. Higher is better.
-
-    Raises:
-        KAError: unfit input (see the module); an image whose target has no positive value, so no peak.
+    The peak is the brightest value of each target image, so a dark scene scores lower than with peak 1, and a patch
+    scores differently from the scene it was cut from. inf where `prediction == target`. Higher is better.
     """
     _check(prediction, target)
     peak = target.amax((1, 2, 3)).double()
-    if (peak <= 0).any():
-        raise Undefined(
-            f"psnr_published: the target of image {_first(peak <= 0)} has no positive value, and its peak is "
-            "the maximum of the target; use psnr, which has a fixed peak, or leave the image out"
-        )
-    return _psnr(_mse(prediction, target).mean(1), peak)
+    _check_defined("psnr_published", peak > 0, "the target, whose maximum is the peak, has no positive value; use psnr")
+    return 20 * peak.log10() - 10 * _mse(prediction, target).mean(1).log10()
 
 
 def sam(prediction: Images, target: Images) -> PerImage:
     """Spectral angle in degrees: the mean over pixels of arccos(⟨p, t⟩ / (‖p‖·‖t‖)), p and t over bands.
 
-    0 is best, 180 worst. Blind to the brightness of a pixel, and to everything when there is one band.
-    The cosine is clipped to [-1, 1]; its rounding leaves up to 3e-6° where prediction and target are the same.
-    A pixel where p or t is zero has no angle and is out of the mean. Elsewhere: torchmetrics gives radians, and
-    NaN if there is such a pixel; other code adds a small constant to the denominator (such a pixel then counts
-    as 90°), or takes the mean over all pixels with an angle of 0 there.
+    0 is best, 180 worst. Blind to the brightness of a pixel, and to everything when there is one band. The cosine is
+    clipped to [-1, 1]; its rounding leaves up to 3e-6° where both are the same. A pixel where p or t is zero has no
+    angle and is out of the mean; a KAError `Undefined` where there is no other. Elsewhere: torchmetrics gives radians,
+    and NaN if there is such a pixel; other code lets it count as 90° (a small constant in the denominator) or as 0°.
 
-    Source: Yuhas, Goetz & Boardman, "Discrimination among semi-arid landscape endmembers using the Spectral
-    Angle Mapper (SAM) algorithm", JPL Airborne Geoscience Workshop 1992.
-
-    Raises:
-        KAError: unfit input (see the module); an image in which no pixel has an angle.
+    Source: Yuhas, Goetz & Boardman, "Discrimination among semi-arid landscape endmembers using the Spectral Angle
+    Mapper (SAM) algorithm", JPL Airborne Geoscience Workshop 1992.
     """
     _check(prediction, target)
-    pieces = _pieces(prediction, target, rows=True)
+    pieces = _pieces(prediction, target, torch.float64, rows=True)
     sums = [torch.stack([(p * t).sum(1), (p * p).sum(1), (t * t).sum(1)]) for p, t in pieces]
     dot, square_p, square_t = torch.cat(sums, 2)
     norms = square_p.sqrt() * square_t.sqrt()
     inside = norms > 0
     number = inside.sum((1, 2))
-    if (number == 0).any():
-        raise Undefined(
-            f"sam: in image {_first(number == 0)} every pixel is zero in all bands of the prediction or the target, "
-            "so there is no angle; check what was loaded or predicted"
-        )
+    _check_defined("sam", number > 0, "every pixel is zero in the prediction or the target; check what was loaded")
     cosine = (dot / norms.where(inside, 1.0)).clamp(-1, 1)
     return torch.rad2deg(cosine.acos().where(inside, 0.0).sum((1, 2)) / number)
 
@@ -102,58 +83,37 @@ def sam(prediction: Images, target: Images) -> PerImage:
 def ergas(prediction: Images, target: Images, ratio: float) -> PerImage:
     """Relative error over bands: 100/ratio · sqrt(mean over bands of MSE_band / mean(target_band)²).
 
-    `ratio` is the scale of super-resolution (4 for ×4). 0 is best, there is no upper end. No unit.
+    `ratio` is the scale of super-resolution (4 for ×4). 0 is best, there is no upper end. A few near-black bands can
+    make up the whole value; one of mean 0 leaves it `Undefined`.
 
-    Source: Wald, "Data Fusion: Definitions and Architectures", Presses des Mines 2002, with the factor 100·h/l,
-    h/l being the pixel size of the fine image over that of the coarse one, 1/ratio. Code that multiplies by the
-    ratio, 100·4, prints numbers 16 times as large at ×4; code that leaves 4 as a default is off at ×8.
-    The error of a band is divided by its brightness, so a few near-black bands can make up the whole value.
-
-    Raises:
-        KAError: unfit input (see the module); `ratio` is not a positive number; a target band whose mean is 0.
+    Source: Wald, "Data Fusion: Definitions and Architectures", Presses des Mines 2002, with the factor 100·h/l, h/l
+    being the pixel size of the fine image over that of the coarse one, 1/ratio. Code that multiplies by the ratio
+    prints numbers 16 times as large at ×4; code that leaves 4 as a default is off at ×8.
     """
     _check(prediction, target)
     _check_positive("ratio", ratio)
     mean = _over_bands(lambda _, t: t.mean((2, 3)), prediction, target)
-    if (mean == 0).any():
-        image, band = (mean == 0).nonzero()[0].tolist()
-        raise Undefined(
-            f"ergas: band {band} of image {image} of the target has mean 0, and ERGAS divides by it; "
-            "leave the band out of both tensors"
-        )
+    dark = (mean == 0).any(0).nonzero().flatten().tolist()
+    _check_defined("ergas", (mean != 0).all(1), f"a band ({dark}) of the target has mean 0; leave it out of both")
     return 100 / ratio * (_mse(prediction, target) / mean**2).mean(1).sqrt()
 
 
 def ssim(
-    prediction: Images,
-    target: Images,
-    peak: float = 1.0,
-    *,
-    dtype: torch.dtype = torch.float64,
-    check: bool = True,
+    prediction: Images, target: Images, peak: float = 1.0, *, dtype: torch.dtype = torch.float64, check: bool = True
 ) -> Float[Tensor, " b"]:
     """Structural similarity: the mean over bands and pixels of `ssim_map`. At most 1, which is best.
 
-    As a training loss: `1 - ssim(p, t, dtype=torch.float32, check=False).mean()`. It is differentiable, leaves
-    autocast for its own arithmetic, and without the check for NaN it never waits for a GPU. The variances
-    are differences of large numbers: keep `torch.set_float32_matmul_precision` at "highest" for float32.
+    As a training loss: `1 - ssim(p, t, dtype=torch.float32, check=False).mean()`. It leaves autocast for its own
+    arithmetic, and without the check for NaN it never waits for a GPU. The variances are differences of large numbers:
+    keep `torch.set_float32_matmul_precision` at "highest" for float32. `dtype`, float64 or float32, is what it computes
+    in and returns; `peak` the dynamic range L of the data; `check` looks for NaN and infinity.
 
     Source: Wang, Bovik, Sheikh & Simoncelli, "Image quality assessment: from error visibility to structural
-    similarity", IEEE TIP 13(4), 2004, eqs. 13 and 17: Gaussian window 11×11, σ = 1.5, K1 = 0.01, K2 = 0.03.
-    Border: reflected, every pixel counts, as torchmetrics (equal to it with data_range=peak). Wang's own code
-    and skimage (gaussian_weights=True, use_sample_covariance=False) average only windows that lie inside the
-    image; that value is `ssim_map(p, t)[..., 5:-5, 5:-5].mean((1, 2, 3))`. Code that pads with zeros, common
-    among losses, differs along the border. skimage's default is another window, uniform 7×7.
-
-    Args:
-        prediction: the reconstruction.
-        target: the ground truth.
-        peak: the dynamic range L of the data.
-        dtype: what to compute in and to return, float64 or float32.
-        check: whether to look for NaN and infinity (on CUDA this waits for the device).
-
-    Raises:
-        KAError: unfit input (see the module); an image smaller than 11×11; another `dtype`; `peak` not positive.
+    similarity", IEEE TIP 13(4), 2004, eqs. 13 and 17: Gaussian window 11×11, σ = 1.5, K1 = 0.01, K2 = 0.03. Border:
+    reflected, every pixel counts, as torchmetrics (equal to it with data_range=peak). Wang's own code and skimage
+    (gaussian_weights=True, use_sample_covariance=False) average only windows inside the image: that value is
+    `ssim_map(p, t)[..., 5:-5, 5:-5].mean((1, 2, 3))`. Code that pads with zeros, common among losses, differs along
+    the border. skimage's default is another window, uniform 7×7.
     """
     _check(prediction, target, finite=check)
     _check_positive("peak", peak)
@@ -165,11 +125,8 @@ def ssim(
 def ssim_map(prediction: Images, target: Images, peak: float = 1.0) -> Images:
     """SSIM at each pixel and band, in the inputs' own dtype (the same for both), unchecked: see `ssim`.
 
-    (2·μp·μt + C1)·(2·σpt + C2) / ((μp² + μt² + C1)·(σp² + σt² + C2)), C1 = (K1·peak)², C2 = (K2·peak)²,
-    with Gaussian-weighted means and (co)variances, the images reflected at the border.
-
-    Raises:
-        KAError: an image smaller than 11×11.
+    (2·μp·μt + C1)·(2·σpt + C2) / ((μp² + μt² + C1)·(σp² + σt² + C2)), C1 = (K1·peak)², C2 = (K2·peak)², with
+    Gaussian-weighted means and (co)variances, the images reflected at the border.
     """
     _check_window("ssim", prediction, SSIM_WINDOW)
     c1, c2 = (SSIM_K1 * peak) ** 2, (SSIM_K2 * peak) ** 2
@@ -186,9 +143,6 @@ def rmse(prediction: Images, target: Images) -> PerImage:
     """Root of the mean squared error over bands and pixels, in the unit of the data. 0 is best.
 
     Some CAVE tables print it on the 8-bit scale, 255 times this one; others average the RMSE of each band.
-
-    Raises:
-        KAError: unfit input (see the module).
     """
     _check(prediction, target)
     return _mse(prediction, target).mean(1).sqrt()
@@ -197,20 +151,13 @@ def rmse(prediction: Images, target: Images) -> PerImage:
 def cc(prediction: Images, target: Images) -> PerImage:
     """Pearson's correlation over the pixels of a band, mean over bands, from -1 to 1 (best).
 
-    A band that is constant in the prediction or the target has no correlation and is out of the mean, so look
-    at another metric too: to predict a constant costs nothing here. Blind to gain and offset of each band.
-
-    Raises:
-        KAError: unfit input (see the module); an image in which every band is constant.
+    A band that is constant in the prediction or the target is out of the mean (all of them: `Undefined`), so look at
+    another metric too: to predict a constant costs nothing here. Blind to gain and offset of each band.
     """
     _check(prediction, target)
     varies = (prediction.amax((2, 3)) > prediction.amin((2, 3))) & (target.amax((2, 3)) > target.amin((2, 3)))
     number = varies.sum(1)
-    if (number == 0).any():
-        raise Undefined(
-            f"cc: in image {_first(number == 0)} every band of the prediction or the target is constant, so there is "
-            "no correlation; check what was loaded or predicted"
-        )
+    _check_defined("cc", number > 0, "every band of the prediction or the target is constant; check what was loaded")
     return _over_bands(_correlation, prediction, target).where(varies, 0.0).sum(1) / number
 
 
@@ -219,14 +166,10 @@ def uiqi(prediction: Images, target: Images) -> PerImage:
 
     From -1 to 1 (best). It is SSIM with C1 = C2 = 0, hence unstable where the image is flat or dark.
 
-    Source: Wang & Bovik, "A universal image quality index", IEEE Signal Processing Letters 9(3), 2002, eq. 1,
-    with the uniform windows of 8×8 at every position inside the image that they used. Degenerate windows are
-    as in their code: both flat, the luminance term 2·μp·μt / (μp² + μt²) alone; both of mean 0, 1.
-    Flat is what float64 cannot tell from flat: σp² + σt² under 64 ε times the mean of p² + t².
-    torchmetrics uses a Gaussian window of 11 (σ = 1.5) and gives 0 for flat windows: another number.
-
-    Raises:
-        KAError: unfit input (see the module); an image smaller than 8×8.
+    Source: Wang & Bovik, "A universal image quality index", IEEE Signal Processing Letters 9(3), 2002, eq. 1, with the
+    uniform windows of 8×8 at every position inside the image that they used. Degenerate windows are as in their code:
+    both flat (σp² + σt² under 64 ε times the mean of p² + t²), the luminance term 2·μp·μt / (μp² + μt²) alone; both of
+    mean 0, 1. torchmetrics uses a Gaussian window of 11 (σ = 1.5) and gives 0 for flat windows: another number.
     """
     _check(prediction, target)
     _check_window("uiqi", prediction, UIQI_WINDOW)
@@ -272,12 +215,7 @@ METRICS: dict[str, Metric] = {
 def measure(
     prediction: Images, target: Images, ratio: float, names: Sequence[str] | None = None
 ) -> dict[str, PerImage]:
-    """Compute the metrics in `names` (default: all of `METRICS`), in that order, without gradients.
-
-    Raises:
-        KAError: a name that is not in `METRICS`, or what the metrics raise. One that cannot be computed fails
-            the call: a table with a hole is for the caller to decide, by `names`.
-    """
+    """Compute the metrics in `names` (default: all), in that order, without gradients; one that raises ends it."""
     names = list(METRICS) if names is None else names
     for name in names:
         if name not in METRICS:
@@ -287,24 +225,19 @@ def measure(
 
 def _check(prediction: Tensor, target: Tensor, finite: bool = True) -> None:
     if prediction.shape != target.shape or prediction.ndim != 4 or prediction.numel() == 0:
-        raise KAError(
-            f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}; both must have "
-            "the same shape (images, bands, rows, columns), none of them 0 (one image: tensor[None])"
-        )
+        shapes = f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}"
+        raise KAError(f"{shapes}; give both the same, (images, bands, rows, columns), none 0 (one image: tensor[None])")
     if prediction.device != target.device:
         raise KAError(f"prediction is on {prediction.device}, target on {target.device}; move one to the other")
     for name, tensor in (("prediction", prediction), ("target", target)):
         if not tensor.is_floating_point():
-            raise KAError(
-                f"{name} is of {tensor.dtype}; the metrics need floating point: convert it, and scale it to the peak"
-            )
+            raise KAError(f"{name} is of {tensor.dtype}, not floating point; convert it, and scale it to the peak")
         # The extremes are NaN where any value is, and one pass without a temporary tensor
         if finite and not torch.stack(tensor.detach().aminmax()).isfinite().all():
             wrong = (~torch.isfinite(tensor)).nonzero()
-            image, band, row, column = wrong[0].tolist()
+            first = "image {}, band {}, row {}, column {}".format(*wrong[0].tolist())
             raise KAError(
-                f"{name} has {len(wrong)} values that are NaN or infinite, the first at image {image}, "
-                f"band {band}, row {row}, column {column}; a metric of it would mean nothing: find where it arose"
+                f"{name} has {len(wrong)} values that are NaN or infinite, the first at {first}; find where it arose"
             )
 
 
@@ -319,13 +252,12 @@ def _check_window(name: str, images: Tensor, window: int) -> None:
         raise KAError(f"{name}: the image is {height}×{width}, its window {window}×{window}; use larger patches")
 
 
-def _first(wrong: Bool[Tensor, " b"]) -> int:
-    return int(wrong.nonzero()[0])
+def _check_defined(name: str, defined: Bool[Tensor, " b"], otherwise: str) -> None:
+    if not defined.all():
+        raise Undefined(f"{name}: in image {int((~defined).nonzero()[0])} {otherwise}")
 
 
-def _pieces(
-    p: Images, t: Images, dtype: torch.dtype = torch.float64, rows: bool = False
-) -> Iterator[tuple[Images, Images]]:
+def _pieces(p: Images, t: Images, dtype: torch.dtype, rows: bool = False) -> Iterator[tuple[Images, Images]]:
     """Both tensors a few bands (or rows) at a time, converted to `dtype`."""
     axis = 2 if rows else 1
     several = max(1, PIECE // p.select(axis, 0).numel())
@@ -341,10 +273,6 @@ def _over_bands(
 
 def _mse(prediction: Images, target: Images) -> PerBand:
     return _over_bands(lambda p, t: (p - t).square().mean((2, 3)), prediction, target)
-
-
-def _psnr(mse: Tensor, peak: Tensor) -> Tensor:
-    return 20 * peak.log10() - 10 * mse.log10()
 
 
 def _correlation(p: Images, t: Images) -> PerBand:
@@ -398,6 +326,5 @@ def _matrix(weights: Float[Tensor, " window"], size: int) -> Float[Tensor, "size
     """The same as a matrix: row i holds the weights of the window around i, reflected at both ends."""
     position = torch.arange(size, device=weights.device)
     offset = torch.arange(SSIM_WINDOW, device=weights.device) - SSIM_WINDOW // 2
-    last = size - 1
-    source = last - (last - (position[:, None] + offset).abs()).abs()
+    source = (size - 1) - (size - 1 - (position[:, None] + offset).abs()).abs()
     return ((source[:, :, None] == position) * weights[:, None]).sum(1) / weights.sum()

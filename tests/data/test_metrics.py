@@ -6,7 +6,7 @@ import torch
 import torchmetrics.functional.image as tm
 
 from ka import metrics
-from ka.errors import KAError
+from ka.errors import KAError, Undefined
 from ka.metrics import METRICS, measure
 
 NAMES = list(METRICS)
@@ -139,20 +139,11 @@ class TestByHand:
                     values.append(4 * cov * u.mean() * v.mean() / ((vu + vv) * (u.mean() ** 2 + v.mean() ** 2)))
         close(metrics.uiqi(p, t), [np.mean(values)])
 
-    @pytest.mark.parametrize(
-        ("prediction", "target", "expected"),
-        [
-            pytest.param(0.1, 0.1, 1.0, id="both flat and equal"),
-            pytest.param(
-                0.1, 0.2, 2 * 0.1 * 0.2 / (0.1**2 + 0.2**2), id="both flat, with variances that do not round to 0"
-            ),
-            pytest.param(0.0, 0.0, 1.0, id="both black"),
-            pytest.param(0.0, 0.1, 0.0, id="one black"),
-        ],
-    )
-    def test_uiqi_of_flat_windows(self, prediction, target, expected):
+    def test_uiqi_of_flat_windows(self):
         flat = torch.ones(1, 2, 13, 12, dtype=torch.float64)
-        close(metrics.uiqi(prediction * flat, target * flat), [expected])
+        luminance = 2 * 0.1 * 0.2 / (0.1**2 + 0.2**2)  # variances of 0.1 and 0.2 do not round to 0
+        for prediction, target, expected in ((0.1, 0.1, 1), (0.1, 0.2, luminance), (0.0, 0.0, 1), (0.0, 0.1, 0)):
+            close(metrics.uiqi(prediction * flat, target * flat), [expected])
 
     def test_every_level_is_flat(self):
         """The moments of a flat window must not round away from it, whatever its level."""
@@ -161,11 +152,9 @@ class TestByHand:
         expected = 2 * levels * others / (levels**2 + others**2)
         close(metrics.uiqi(levels * flat, others * flat), [expected.mean()], rel=1e-14)
 
-    def test_uiqi_of_one_flat_image_is_zero(self):
+    def test_uiqi_where_one_image_is_flat_or_both_of_mean_zero(self):
         _, target = pair(1, 2, 12, 12)
         close(metrics.uiqi(torch.full_like(target, 0.1), target), [0.0])
-
-    def test_uiqi_of_windows_of_mean_zero_is_one(self):
         checker = image([[1.0, -1.0] * 4, [-1.0, 1.0] * 4] * 4)
         close(metrics.uiqi(checker, -checker), [1.0])
 
@@ -176,72 +165,64 @@ class TestByHand:
 
 
 class TestInvariants:
-    @pytest.mark.parametrize(
-        ("name", "best"),
-        [
-            ("psnr", math.inf),
-            ("psnr_published", math.inf),
-            ("sam", 0.0),
-            ("ergas", 0.0),
-            ("ssim", 1.0),
-            ("rmse", 0.0),
-            ("cc", 1.0),
-            ("uiqi", 1.0),
-        ],
-    )
-    def test_prediction_equal_to_target(self, name, best):
+    def test_prediction_equal_to_target(self):
         _, target = pair(2, 31, 16, 16)
-        close(call(name, target, target), [best, best], abs=3e-6 if name == "sam" else 1e-12)
+        best = {"psnr": math.inf, "psnr_published": math.inf, "sam": 0, "ergas": 0, "ssim": 1, "rmse": 0}
+        for name in NAMES:
+            expected = [best.get(name, 1.0)] * 2
+            close(call(name, target, target), expected, abs=3e-6 if name == "sam" else 1e-12)
 
-    @pytest.mark.parametrize("name", NAMES)
-    def test_better_says_which_way_is_better(self, name):
-        good, bad = (float(call(name, *pair(1, 4, 16, 16, noise=noise))) for noise in (0.01, 0.1))
-        assert (good > bad) == (METRICS[name].better == "higher")
-        assert good != bad
+    def test_better_says_which_way_is_better(self):
+        for name, metric in METRICS.items():
+            good, bad = (float(call(name, *pair(1, 4, 16, 16, noise=noise))) for noise in (0.01, 0.1))
+            assert (good > bad) == (metric.better == "higher"), name
+            assert good != bad, name
 
-    @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("piece", [metrics.PIECE, 1, 2 * 3 * 16 * 17])
-    def test_batch_is_one_by_one(self, name, piece, monkeypatch):
+    def test_batch_is_one_by_one(self, piece, monkeypatch):
         p, t = pair(3, 5, 16, 17)
         p[1], t[2] = p[1] * 1.5, t[2] * 0.5
-        each = torch.cat([call(name, p[i : i + 1], t[i : i + 1]) for i in range(3)])
-        monkeypatch.setattr(metrics, "PIECE", piece)
-        value = call(name, p, t)
-        assert value.shape == (3,)
-        assert len(set(value.tolist())) == 3
-        close(value, each)
+        for name in NAMES:
+            with monkeypatch.context() as patch:
+                each = torch.cat([call(name, p[i : i + 1], t[i : i + 1]) for i in range(3)])
+                patch.setattr(metrics, "PIECE", piece)
+                value = call(name, p, t)
+            assert value.shape == (3,), name
+            assert len(set(value.tolist())) == 3, name
+            close(value, each)
 
-    @pytest.mark.parametrize("name", NAMES)
-    def test_nothing_is_clipped(self, name):
-        p, t = pair(1, 4, 16, 16)
-        p[0, 1, 8, 8] = -0.5
-        assert call(name, p, t) != call(name, p.clamp(0, 1), t)
-        t[0, 2, 4, 4] = 1.5
-        assert call(name, p, t) != call(name, p, t.clamp(0, 1))
+    def test_nothing_is_clipped(self):
+        for name in NAMES:
+            p, t = pair(1, 4, 16, 16)
+            p[0, 1, 8, 8] = -0.5
+            assert call(name, p, t) != call(name, p.clamp(0, 1), t), name
+            t[0, 2, 4, 4] = 1.5
+            assert call(name, p, t) != call(name, p, t.clamp(0, 1)), name
 
-    @pytest.mark.parametrize("name", NAMES)
-    def test_noncontiguous_input(self, name):
-        p, t = pair(2, 16, 17, 4)
-        p, t = p.permute(0, 3, 1, 2), t.permute(0, 3, 1, 2)
-        close(call(name, p, t), call(name, p.contiguous(), t.contiguous()))
+    def test_noncontiguous_input(self):
+        p, t = (x.permute(0, 3, 1, 2) for x in pair(2, 16, 17, 4))
+        for name in NAMES:
+            close(call(name, p, t), call(name, p.contiguous(), t.contiguous()))
 
 
 def test_no_piece_is_larger_than_allowed(monkeypatch):
     p, t = pair(3, 5, 16, 17)
     monkeypatch.setattr(metrics, "PIECE", 2 * 3 * 16 * 17 + 1)
-    assert [tuple(piece.shape) for piece, _ in metrics._pieces(p, t)] == [(3, n, 16, 17) for n in (2, 2, 1)]
-    rows = [tuple(piece.shape) for piece, _ in metrics._pieces(p, t, rows=True)]
+    assert [tuple(piece.shape) for piece, _ in metrics._pieces(p, t, torch.float64)] == [
+        (3, n, 16, 17) for n in (2, 2, 1)
+    ]
+    rows = [tuple(piece.shape) for piece, _ in metrics._pieces(p, t, torch.float64, rows=True)]
     assert rows == [(3, 5, n, 17) for n in (6, 6, 4)]
 
 
 class TestPrecision:
-    @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-    def test_input_of_low_precision_is_computed_in_float64(self, name, dtype):
+    def test_input_of_low_precision_is_computed_in_float64(self, dtype):
         p, t = pair(2, 4, 16, 16, dtype=dtype)
-        value = call(name, p, t)
-        assert value.dtype == torch.float64
-        assert torch.equal(value, call(name, p.double(), t.double()))
+        for name in NAMES:
+            value = call(name, p, t)
+            assert value.dtype == torch.float64, name
+            assert torch.equal(value, call(name, p.double(), t.double())), name
 
     def test_mixed_dtypes(self):
         p, t = pair(2, 4, 16, 16, dtype=torch.float32)
@@ -275,72 +256,53 @@ class TestZeroPixels:
     def test_sam_of_nothing_else(self):
         p, t = pair(2, 3, 8, 8)
         p[1, :, :4], t[1, :, 4:] = 0, 0
-        with pytest.raises(KAError, match="sam: in image 1 every pixel is zero"):
+        with pytest.raises(Undefined, match="sam: in image 1 every pixel is zero"):
             metrics.sam(p, t)
 
     def test_ergas_names_the_band_of_mean_zero(self):
         p, t = pair(2, 5, 8, 8)
         t[1, 3] = 0
-        with pytest.raises(KAError, match="band 3 of image 1 of the target has mean 0"):
+        with pytest.raises(Undefined, match=r"in image 1 a band \(\[3\]\) of the target has mean 0"):
             metrics.ergas(p, t, 4)
         assert metrics.ergas(t[:1], p[:1], 4).isfinite()
 
     def test_cc_of_constants(self):
         p, t = pair(2, 2, 8, 8)
         p[1, 0], t[1, 1] = 0.1, 0.1
-        with pytest.raises(KAError, match="cc: in image 1 every band"):
+        with pytest.raises(Undefined, match="cc: in image 1 every band"):
             metrics.cc(p, t)
 
     def test_psnr_published_without_a_peak(self):
         p, t = pair(2, 2, 8, 8)
         t[1] = -t[1]
-        with pytest.raises(KAError, match="target of image 1 has no positive value"):
+        with pytest.raises(Undefined, match=r"in image 1 the target.* has no positive value"):
             metrics.psnr_published(p, t)
 
 
 @pytest.mark.parametrize("name", NAMES)
-class TestUnfitInput:
-    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    @pytest.mark.parametrize("which", [0, 1])
-    def test_non_finite_says_where(self, name, which, value):
-        tensors = pair(2, 4, 16, 16, dtype=torch.float32)
-        tensors[which][1, 2, 3, 5] = value
-        tensors[which][1, 2, 4, 0] = value
-        who = ("prediction", "target")[which]
-        where = f"{who} has 2 values .* first at image 1, band 2, row 3, column 5;"
-        with pytest.raises(KAError, match=where):
+def test_unfit_input(name):
+    def refused(match, *tensors):
+        with pytest.raises(KAError, match=match) as error:
             call(name, *tensors)
+        assert error.type is KAError  # nothing that `evaluate` would take for a value that is undefined
 
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-    def test_a_single_one_of_any_dtype_is_found(self, name, dtype):
+    for which, who in enumerate(("prediction", "target")):
         for value in (math.nan, math.inf, -math.inf):
-            p, t = pair(1, 4, 16, 17, dtype=dtype)
-            t[0, 3, 15, 16] = value
-            with pytest.raises(KAError, match=r"target has 1 values .* band 3, row 15, column 16;"):
-                call(name, p, t)
-
-    def test_shapes_differ(self, name):
-        p, t = pair(2, 4, 16, 16)
-        with pytest.raises(KAError, match=r"\(2, 4, 16, 16\) and target \(1, 4, 16, 16\)"):
-            call(name, p, t[:1])
-
-    @pytest.mark.parametrize("index", [0, slice(0)])
-    def test_neither_3d_nor_empty(self, name, index):
-        p, t = pair(2, 4, 16, 16)
-        with pytest.raises(KAError, match="images, bands, rows, columns"):
-            call(name, p[index], t[index])
-
-    @pytest.mark.parametrize("which", [0, 1])
-    def test_integers(self, name, which):
-        tensors = list(pair(2, 4, 16, 16))
-        tensors[which] = (255 * tensors[which]).int()
-        with pytest.raises(KAError, match=f"{('prediction', 'target')[which]} is of torch.int32"):
-            call(name, *tensors)
-
-    def test_devices_differ(self, name):
-        p, t = pair(2, 4, 16, 16)
-        with pytest.raises(KAError, match="prediction is on meta, target on cpu"):
-            call(name, p.to("meta"), t)
+            tensors = pair(2, 4, 16, 16, dtype=torch.float32)
+            tensors[which][1, 2, 3, 5] = tensors[which][1, 2, 4, 0] = value
+            refused(f"{who} has 2 values .* first at image 1, band 2, row 3, column 5;", *tensors)
+        integers = list(pair(2, 4, 16, 16))
+        integers[which] = (255 * integers[which]).int()
+        refused(f"{who} is of torch.int32", *integers)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):  # a single one, in the last corner
+        p, t = pair(1, 4, 16, 17, dtype=dtype)
+        t[0, 3, 15, 16] = math.nan
+        refused("target has 1 values .* band 3, row 15, column 16;", p, t)
+    p, t = pair(2, 4, 16, 16)
+    refused(r"\(2, 4, 16, 16\) and target \(1, 4, 16, 16\)", p, t[:1])
+    refused("images, bands, rows, columns", p[0], t[0])
+    refused("images, bands, rows, columns", p[:0], t[:0])
+    refused("prediction is on meta, target on cpu", p.to("meta"), t)
 
 
 @pytest.mark.parametrize(("name", "window"), [("ssim", 11), ("uiqi", 8)])
@@ -365,7 +327,7 @@ def test_peak_and_ratio_are_positive(value):
 class TestSSIMAsLoss:
     def test_gradient(self):
         p, t = pair(1, 1, 11, 12)
-        assert torch.autograd.gradcheck(metrics.ssim, (p.requires_grad_(), t.requires_grad_()))
+        assert torch.autograd.gradcheck(metrics.ssim, (p.requires_grad_(), t.requires_grad_()), fast_mode=True)
 
     def test_the_window_as_a_matrix_and_as_a_sum_are_one(self, monkeypatch):
         """Patches and scenes are filtered in different ways."""
@@ -411,7 +373,7 @@ class TestSSIMAsLoss:
         p, t = pair(1, 2, 16, 16)
         p[0, 0, 0, 0] = math.nan
         assert metrics.ssim(p, t, check=False).isnan().all()
-        with pytest.raises(KAError, match="must have the same shape"):
+        with pytest.raises(KAError, match="give both the same"):
             metrics.ssim(p, t[:, :1], check=False)
 
 
@@ -426,10 +388,7 @@ class TestMeasure:
         assert torch.equal(values["ergas"], 2 * measure(p, t, 8)["ergas"])
 
     def test_chosen_names_in_their_order(self):
-        assert list(measure(*pair(1, 2, 16, 16), 4, ["sam", "psnr"])) == ["sam", "psnr"]
-
-    def test_only_what_is_named_is_computed(self):
-        assert list(measure(*pair(1, 2, 5, 5), 4, ["rmse"])) == ["rmse"]
+        assert list(measure(*pair(1, 2, 5, 5), 4, ["sam", "psnr"])) == ["sam", "psnr"]  # too small for others
 
     def test_unknown_names(self):
         with pytest.raises(KAError, match=r"metric 'PSNR' is unknown; did you mean 'psnr'\? choose one of psnr, sam"):
