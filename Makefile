@@ -85,6 +85,7 @@ explore: $(READY) ## the explorers as a page: make explore [DATA=/path/to/CAVE] 
 
 figures: $(READY) ## draw everything in figures/ anew, from what is committed
 	$(BIN)/python -m workbook.figures
+	$(BIN)/python -m benchmarks --figures
 
 bench: $(READY) ## measure speed and memory, fast against plain (wants a quiet machine)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -4,14 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from benchmarks import bench, report
+from benchmarks import bench, figures, report
 from benchmarks.measure import Place
 from ka.errors import KAError
-from ka.files import write_json
 from ka.models.variants import VARIANTS
+from workbook.figures import Encode, kinds_of, write_all
 from workbook.paths import ROOT
 from workbook.results import speed
 from workbook.results.speed import Measurement
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; exit code 2 for an error."""
     asked = parse(arguments)
     try:
+        if asked.figures:
+            draw()
+            return 0
         if asked.compare:
             print("\n".join(report.ranges([speed.read(path) for path in asked.compare])))
             return 0
@@ -31,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = asked.variants or (bench.FEW if asked.quick else list(VARIANTS))
         path = asked.out or (None if asked.quick or asked.variants else STORED)
         before = {} if path is None else speed.read(path)
-        found = bench.run(setting, names, place, say, lambda part: store(path, before, part))
+        measurement = bench.run(setting, names, place, say, lambda part: store(path, before, part))
     except KAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(report.lines(found, {**before, found.device: found})))
+    print("\n".join(report.lines(measurement, {**before, measurement.device: measurement})))
     print("" if path is None else f"stored in {path}")
     return 0
 
@@ -48,16 +51,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="these only")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of PyTorch (default: 2)")
+    parser.add_argument("--figures", action="store_true", help="measure nothing: draw figures/speed/ anew")
     parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="measure nothing: ranges over runs")
     return parser.parse_args(arguments)
 
 
-def store(path: Path | None, before: dict[str, Measurement], found: Measurement) -> None:
+def store(path: Path | None, before: dict[str, Measurement], measurement: Measurement) -> None:
     """Write a measurement beside those of other devices; without a path, nothing."""
-    if path is None:
-        return
-    devices = {**before, found.device: found}
-    write_json(path, {"format": speed.FORMAT, "devices": {device: asdict(each) for device, each in devices.items()}})
+    if path is not None:
+        speed.write(path, {**before, measurement.device: measurement})
+
+
+def draw() -> None:
+    """Draw figures/speed/ anew from what is stored."""
+    wanted: dict[str, Encode] = {}
+    for device, measurement in speed.read(STORED).items():
+        wanted |= dict(kinds_of(f"speed/{device}_ratios", partial(figures.ratios, measurement)))
+        if measurement.scenes:
+            wanted |= dict(kinds_of(f"speed/{device}_scenes", partial(figures.scenes, measurement)))
+    write_all(wanted, ["speed"])
 
 
 def say(line: str) -> None:

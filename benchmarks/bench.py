@@ -2,23 +2,32 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import measure, scenes, startup, throughput
-from benchmarks.counts import count
-from benchmarks.measure import Place, Say, Timed, Work, alternate
+from benchmarks import measure, processes, throughput
+from benchmarks.measure import Place, Say, Timed, Work, alternate, count
 from benchmarks.reference import reference, reference_layer
 from ka.errors import KAError
 from ka.models.counts import deployed, parameter_count
 from ka.models.kernel_attention import KernelAttention
 from ka.models.psrt import build
 from ka.models.variants import VARIANTS, variant
-from workbook.results.speed import BASELINE, Measurement, Pair, SceneCost, Setting, Speed, Spread, significant
+from workbook.results.speed import (
+    BASELINE,
+    Measurement,
+    Pair,
+    SceneCost,
+    Setting,
+    Speed,
+    Spread,
+    Throughput,
+    significant,
+)
 
 FULL = Setting()
 GPU = replace(
@@ -41,7 +50,7 @@ def run(
     names: Sequence[str],
     place: Place,
     say: Say = lambda line: None,
-    save: Save = lambda found: None,
+    save: Save = lambda measurement: None,
 ) -> Measurement:
     """Measure everything; without a GPU, all but the throughput on one.
 
@@ -77,27 +86,28 @@ def run(
         say("FLOPs and parameters")
         speeds = {name: _speed(setting, name, timed, agreements[name]) for name in chosen}
     machine = measure.hardware() | {"busy_cores": busy}
-    found = Measurement(
-        machine, place.device.type, place.threads, full, 0.0, setting, gemm, copy, speeds
-    )  # fmt: skip
+    measurement = Measurement(machine, place.device.type, place.threads, full, 0.0, setting, gemm, copy, speeds)
+    for parts in _more(setting, place, gemm, copy, say):
+        measurement = replace(measurement, **parts, seconds=round(time.perf_counter() - begun, 1))
+        save(measurement)
+    return measurement
 
-    def more(**parts: Any) -> None:
-        nonlocal found
-        found = replace(found, **parts, seconds=round(time.perf_counter() - begun, 1))
-        save(found)
 
-    more()
+def _more(setting: Setting, place: Place, gemm: dict[str, float], copy: float, say: Say) -> Iterator[dict[str, Any]]:
+    """What takes long, one part after the other; nothing first, so that what there is already is saved."""
+    yield {}
     say(f"start-up: {setting.startups} pairs of processes")
-    more(startup=startup.measure(setting.startups))
+    yield {"startup": processes.startup(setting.startups)}
     whole: list[SceneCost] = []
     for size, tile in setting.scenes:
         say(f"scene of {size}×{size}, {f'tiles of {tile}' if tile else 'one pass'}")
-        whole.append(scenes.measure(setting, size, tile, place, repeats=3 if size * size <= 512**2 and not tile else 1))
-    more(scenes=tuple(whole))
-    if place.cuda:
-        for rows in throughput.measure(throughput.Plan(), place, gemm, copy, say):
-            more(throughput=(*(found.throughput or ()), *rows))
-    return found
+        repeats = 3 if size * size <= 512**2 and not tile else 1
+        whole.append(processes.scene(setting, size, tile, place, repeats))
+    yield {"scenes": tuple(whole)}
+    rows: list[Throughput] = []
+    for more in throughput.measure(throughput.Plan(), place, gemm, copy, say) if place.cuda else ():
+        rows += more
+        yield {"throughput": tuple(rows)}
 
 
 # What is timed

@@ -1,4 +1,4 @@
-"""The clock, memory, and what the machine can do at most."""
+"""The clock, memory, what the machine can do at most; operations and bytes, counted."""
 
 import os
 import platform
@@ -15,8 +15,14 @@ import psutil
 import torch
 from torch._C._profiler import ProfilerActivity, ProfilerConfig, ProfilerState, RecordScope, _ExperimentalConfig
 from torch.autograd import _disable_profiler, _enable_profiler, _prepare_profiler
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
+from benchmarks.reference import reference
 from ka.errors import KAError
+from ka.models.counts import deployed
+from ka.models.psrt import build
 from workbook.environment import environment
 from workbook.results.speed import significant
 
@@ -113,22 +119,22 @@ def alternate(works: Mapping[str, Mapping[str, Work]], rounds: int, place: Place
     Every round runs every name in an order of its own, and the forms of a name one after the other, in an order of
     their own too: the same place in every round would have its own speed. Memory is measured before, which warms up.
     """
-    found: dict[str, dict[str, Timed]] = {}
+    timed: dict[str, dict[str, Timed]] = {}
     repeats: dict[tuple[str, str], int] = {}
     for name, forms in works.items():
-        found[name] = {}
+        timed[name] = {}
         for form, work in forms.items():
             mib, seconds = peak(work, place)
             if seconds < 1:
                 mib, seconds = peak(work, place)  # the first call also sets up what later ones find
-            found[name][form] = Timed([], mib)
+            timed[name][form] = Timed([], mib)
             repeats[name, form] = ceil(SHORT / max(seconds, SHORT / 100))
     shuffled = random.Random(0)
     for _ in range(rounds):
         for name in shuffled.sample(list(works), len(works)):
             for form in shuffled.sample(list(works[name]), len(works[name])):
-                found[name][form].seconds.append(clock(works[name][form], repeats[name, form], place))
-    return found
+                timed[name][form].seconds.append(clock(works[name][form], repeats[name, form], place))
+    return timed
 
 
 def clock(work: Work, repeats: int, place: Place) -> float:
@@ -171,14 +177,14 @@ def allocations() -> Iterator[list[int]]:
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its notes would stand between our lines
     config = ProfilerConfig(ProfilerState.KINETO, False, True, False, False, False, _ExperimentalConfig())
-    activities, found = {ProfilerActivity.CPU}, list[int]()
+    activities, sizes = {ProfilerActivity.CPU}, list[int]()
     _prepare_profiler(config, activities)
     _enable_profiler(config, activities, {RecordScope.USER_SCOPE})  # type: ignore[call-arg]
     try:
-        yield found
+        yield sizes
     finally:
         events: list[Any] = [event for event in _disable_profiler().events() if event.name() == "[memory]"]
-        found += [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+        sizes += [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
 # What the machine can do
@@ -232,8 +238,8 @@ def busy_cores() -> float:
 
 def hardware() -> dict[str, Any]:
     """Processor, GPU, versions and commit, to be kept with the numbers."""
-    found = environment()
-    kept = {key: found[key] for key in ("gpu", "time", "python", "system", "cores", "memory_gib", "commit")}
+    machine = environment()
+    kept = {key: machine[key] for key in ("gpu", "time", "python", "system", "cores", "memory_gib", "commit")}
     return {"cpu": _cpu(), "torch": torch.__version__, **kept}
 
 
@@ -243,3 +249,51 @@ def _cpu() -> str:
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+# Counted, not timed
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations inside its block: FLOPs as PyTorch's own counter (which is slower, as it also tells modules
+    apart), and bytes, each tensor of an operation once; views move nothing.
+
+    Attributes:
+        flops, bytes: so far.
+    """
+
+    def __init__(self) -> None:
+        """Start from zero."""
+        super().__init__()
+        self.flops = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count it."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)
+        if not func.is_view:
+            tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return out
+
+
+def count(name: str, dim: int, batch: int, size: int, n_bands: int, n_msi: int, form: str) -> tuple[int, int]:
+    """FLOPs (2 per multiply-add of matrix products and convolutions) and bytes of one run; nothing is computed.
+
+    Args:
+        name: a key of `ka.VARIANTS`.
+        dim, n_bands, n_msi: of the model.
+        batch, size: images, and their side in pixels.
+        form: `step` (forward and backward in training), `deployed` or `plain` (inference).
+    """
+    forms = {"step": lambda model: model, "deployed": deployed, "plain": reference}
+    with torch.device("meta"), torch.set_grad_enabled(form == "step"):
+        model = forms[form](build(name, n_bands, n_msi, dim))
+        up, msi = (torch.empty(batch, bands, size, size) for bands in (n_bands, n_msi))
+        with Counter() as counter:
+            out = model(up, msi)
+            if form == "step":
+                out.abs().mean().backward()
+    return counter.flops, counter.bytes

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from workbook.results.speed import Measurement, Pair, Spread, verdicts
+from benchmarks.goals import verdicts
+from workbook.results.speed import Measurement, Pair, Spread
 
 
-def lines(found: Measurement, measured: Mapping[str, Measurement]) -> Iterator[str]:
+def lines(measurement: Measurement, measured: Mapping[str, Measurement]) -> Iterator[str]:
     """A measurement as text, and which of the targets were reached by what is `measured` on all devices."""
-    s = found.setting
-    yield f"{found.label}, PyTorch {found.hardware.get('torch')}, {found.seconds:.0f} s"
-    gemm = ", ".join(f"{kind} {value:,.0f} GFLOP/s" for kind, value in found.gemm.items())
-    yield f"matrix product: {gemm}; copy: {found.copy:,.1f} GB/s"
+    s = measurement.setting
+    yield f"{measurement.label}, PyTorch {measurement.hardware.get('torch')}, {measurement.seconds:.0f} s"
+    gemm = ", ".join(f"{kind} {value:,.0f} GFLOP/s" for kind, value in measurement.gemm.items())
+    yield f"matrix product: {gemm}; copy: {measurement.copy:,.1f} GB/s"
     yield ""
     yield "Times as fast as the plain form: median over rounds [quartiles]. Memory: plain by fast, peak."
     yield (
@@ -19,24 +20,24 @@ def lines(found: Measurement, measured: Mapping[str, Measurement]) -> Iterator[s
     )
     yield f"{'':16}{'KA layer':^32}{'training step':^32}{'inference':^32}"
     yield f"{'':16}" + f"{'time':^21}{'memory':^11}" * 3
-    for name, speed in found.variants.items():
+    for name, speed in measurement.variants.items():
         yield f"{name:16}" + "".join(_pair(pair) for pair in (speed.layer, speed.step, speed.inference))
     yield ""
     heads = ("live", "deployed", "GFLOPs", "plain", "step, ms", "samples/s", "GEMM", "copy", "layer")
     yield f"{'':16}" + "".join(
         f"{head:>{width}}" for head, width in zip(heads, (9, 10, 9, 9, 11, 11, 7, 7, 8), strict=True)
     )
-    for name, speed in found.variants.items():
+    for name, speed in measurement.variants.items():
         yield (
             f"{name:16}{speed.live:9,}{speed.deployed:10,}{speed.gflops:9.1f}{speed.plain_gflops:9.1f}"
-            f"{speed.step.ms:11.1f}{1e3 * s.step_batch / speed.step.ms:11.2f}{found.of_gemm(name):7.1%}"
-            f"{found.of_copy(name):7.1%}{_times(found.to_convolution(name)):>8}"
+            f"{speed.step.ms:11.1f}{1e3 * s.step_batch / speed.step.ms:11.2f}{measurement.of_gemm(name):7.1%}"
+            f"{measurement.of_copy(name):7.1%}{_times(measurement.to_convolution(name)):>8}"
         )
     yield (
         f"GFLOPs of inference for {s.counted}²; GEMM, copy: share of the ceilings that a training step reaches; "
         "layer: time of the KA layer by that of one convolution"
     )
-    yield from _rest(found)
+    yield from _rest(measurement)
     yield ""
     yield from map(str, verdicts(measured))
 
@@ -55,23 +56,23 @@ def _spread(spread: Spread) -> str:
     return f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]"
 
 
-def _rest(found: Measurement) -> Iterator[str]:
+def _rest(measurement: Measurement) -> Iterator[str]:
     """Start-up, scenes, throughput: what there is of them."""
     yield ""
-    if found.startup is not None:
-        start = found.startup
+    if measurement.startup is not None:
+        start = measurement.startup
         yield (
             f"start-up: import ka {start.ka:.2f} s, import torch {start.torch:.2f} s, "
             f"{start.more:.2f} s more [{start.low:.2f}, {start.high:.2f}]"
         )
-    for scene in found.scenes or ():
+    for scene in measurement.scenes or ():
         how = f"in tiles of {scene.tile}" if scene.tile else "in one pass"
         whole = "" if scene.process_mib is None else f", whole process {scene.process_mib * 2**20 / 1e9:.2f} GB"
         yield (
             f"{scene.size}×{scene.size} {how}: {scene.seconds:.2f} s, peak {scene.mib:.0f} MiB above model and inputs"
             f" ({scene.images_mib:.0f} of them the result){whole}"
         )
-    for row in found.throughput or ():
+    for row in measurement.throughput or ():
         what = f"{row.what} {row.variant}, {row.models} × {row.batch}×{row.size}², dim {row.dim}, {row.mode}"
         if row.per_second is None:
             yield f"{what}: not measured ({row.failed})"
@@ -79,7 +80,7 @@ def _rest(found: Measurement) -> Iterator[str]:
         shares = [f"{share:.1%} of {of}" for share, of in ((row.of_gemm, "GEMM"), (row.of_copy, "copy")) if share]
         ratio = [] if row.faster is None else [f"{_spread(row.faster)} × plain"]
         yield f"{what}: {', '.join([f'{row.per_second:,.1f} a second', *ratio, *shares])}"
-    if found.throughput is None:
+    if measurement.throughput is None:
         yield "throughput on a GPU: not measured"
 
 
@@ -94,15 +95,15 @@ def ranges(runs: Sequence[Mapping[str, Measurement]]) -> Iterator[str]:
         yield f"{each[0].label}: {len(runs)} runs, range of the medians (times as fast as the plain form)"
         heads = ("KA layer", "training step", "inference", "layer, memory", "by one convolution")
         yield f"{'':16}" + "".join(f"{head:^20}" for head in heads)
-        for name in [name for name in each[0].variants if all(name in found.variants for found in each)]:
-            speeds = [found.variants[name] for found in each]
+        for name in [name for name in each[0].variants if all(name in measurement.variants for measurement in each)]:
+            speeds = [measurement.variants[name] for measurement in each]
             layers = [speed.layer for speed in speeds if speed.layer is not None]
             cells = [
                 _range([layer.faster.median for layer in layers]),
                 _range([speed.step.faster.median for speed in speeds]),
                 _range([speed.inference.faster.median for speed in speeds]),
                 _range([layer.smaller for layer in layers]),
-                _range([price for found in each if (price := found.to_convolution(name)) is not None]),
+                _range([price for measurement in each if (price := measurement.to_convolution(name)) is not None]),
             ]
             yield f"{name:16}" + "".join(f"{cell:^20}" for cell in cells)
         yield ""

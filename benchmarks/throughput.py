@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.counts import count
-from benchmarks.measure import Place, Say, Work, alternate, matmul_precision
+from benchmarks.measure import Place, Say, Work, alternate, count, matmul_precision
 from benchmarks.reference import reference
 from ka.data import Degradation, Patches, Scene, SceneSet
 from ka.data.patches import DevicePatches

@@ -1,11 +1,13 @@
-"""A whole scene in a process of its own, so that its peak memory is its own too.
+"""What is measured in processes of its own: the start of Python, and whole scenes, whose peak memory is theirs alone.
 
-`python -m benchmarks.scenes` reads its task as JSON from standard input and writes the result to standard output.
+`python -m benchmarks.processes` reads its task as JSON from standard input and writes the result to standard output.
 """
 
 import json
+import statistics
 import subprocess
 import sys
+import time
 from typing import Any
 
 import torch
@@ -16,11 +18,26 @@ from ka.inference import sharpen
 from ka.models.counts import deployed
 from ka.models.psrt import build
 from workbook.paths import ROOT
-from workbook.results.speed import SCENES_OF, SceneCost, Setting, significant
+from workbook.results.speed import SCENES_OF, SceneCost, Setting, Startup, significant
 from workbook.training.memory import forget_peak, peak_bytes
 
 
-def measure(setting: Setting, size: int, tile: int, place: Place, repeats: int = 1) -> SceneCost:
+def startup(pairs: int) -> Startup:
+    """Start so many pairs of processes, after one that is not counted; the order within a pair alternates."""
+    seconds: dict[str, list[float]] = {"torch": [], "ka": []}
+    for turn in range(pairs + 1):
+        for module in ("torch", "ka") if turn % 2 else ("ka", "torch"):
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, "-c", f"import {module}"], cwd=ROOT, check=True)
+            if turn:
+                seconds[module].append(time.perf_counter() - begun)
+    more = [ka - torch for ka, torch in zip(seconds["ka"], seconds["torch"], strict=True)]
+    low, _, high = statistics.quantiles(more, n=4, method="inclusive") if pairs > 1 else more * 3
+    values = (*(statistics.median(seconds[module]) for module in ("torch", "ka")), statistics.median(more), low, high)
+    return Startup(*(significant(value) for value in values))
+
+
+def scene(setting: Setting, size: int, tile: int, place: Place, repeats: int = 1) -> SceneCost:
     """Sharpen a random scene of `size` pixels a side, in tiles or (0) in one pass, in a new process.
 
     Raises:
@@ -31,7 +48,7 @@ def measure(setting: Setting, size: int, tile: int, place: Place, repeats: int =
         "dim": setting.dim, "n_bands": setting.n_bands, "n_msi": setting.n_msi,
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scenes"],
+        [sys.executable, "-m", "benchmarks.processes"],
         input=json.dumps(task),
         capture_output=True,
         text=True,
