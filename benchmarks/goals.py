@@ -51,16 +51,16 @@ class GoalVerdict:
     Attributes:
         text: the target.
         reached: None if it was not measured.
-        found: what was measured, in words.
+        measured: what was measured, in words.
     """
 
     text: str
     reached: bool | None = None
-    found: str = "not measured"
+    measured: str = "not measured"
 
     def __str__(self) -> str:
         state = {None: "not measured", True: "reached", False: "NOT reached"}[self.reached]
-        return f"{self.text}: {state}" + (f" ({self.found})" if self.reached is not None else "")
+        return f"{self.text}: {state}" + (f" ({self.measured})" if self.reached is not None else "")
 
 
 def verdicts(measured: Mapping[str, Measurement]) -> list[GoalVerdict]:
@@ -68,17 +68,19 @@ def verdicts(measured: Mapping[str, Measurement]) -> list[GoalVerdict]:
 
     A ratio is judged by its median over rounds.
     """
-    full = {device: found for device, found in measured.items() if found.full}
+    full = {device: measurement for device, measurement in measured.items() if measurement.full}
     cpu = full.get("cpu")
     ratios = [_judge_ratios(f"{goal.device.upper()}: {goal.text}", goal, full.get(goal.device)) for goal in GOALS]
     return [*ratios, *_judge_scenes(None if cpu is None else cpu.scenes), _judge_startup(cpu)]
 
 
-def _judge_ratios(text: str, goal: Goal, found: Measurement | None) -> GoalVerdict:
-    ratios = {} if found is None else _best(goal, found) if goal.device == "cuda" else _ratios(goal, found)
-    if found is None or not ratios:
+def _judge_ratios(text: str, goal: Goal, measurement: Measurement | None) -> GoalVerdict:
+    ratios = (
+        {} if measurement is None else _best(goal, measurement) if goal.device == "cuda" else _ratios(goal, measurement)
+    )
+    if measurement is None or not ratios:
         return GoalVerdict(text)
-    lacking = len(found.unmeasured) if goal.device != "cuda" and not goal.variants else 0
+    lacking = len(measurement.unmeasured) if goal.device != "cuda" and not goal.variants else 0
     rest = f"; {lacking} not measured" if lacking else ""
     missed = {name: ratio for name, ratio in ratios.items() if ratio[0] < goal.least}
     shown = missed or ratios
@@ -92,20 +94,20 @@ def _shown(median: float, low: float | None = None, high: float | None = None) -
     return f"{median:.2f}" + ("" if low is None else f" [{low:.2f} to {high:.2f}]")
 
 
-def _ratios(goal: Goal, found: Measurement) -> dict[str, tuple[float, ...]]:
+def _ratios(goal: Goal, measurement: Measurement) -> dict[str, tuple[float, ...]]:
     """Variant → ratio, with its quartiles where it has any."""
-    pairs = {name: getattr(speed, goal.part) for name, speed in found.variants.items()}
+    pairs = {name: getattr(speed, goal.part) for name, speed in measurement.variants.items()}
     chosen = {name: pair for name, pair in pairs.items() if pair is not None and name in (goal.variants or pairs)}
     if goal.measure == "smaller":
         return {name: (pair.smaller,) for name, pair in chosen.items()}
     return {name: (pair.faster.median, pair.faster.low, pair.faster.high) for name, pair in chosen.items()}
 
 
-def _best(goal: Goal, found: Measurement) -> dict[str, tuple[float, ...]]:
+def _best(goal: Goal, measurement: Measurement) -> dict[str, tuple[float, ...]]:
     """Variant, with its fastest float32 mode → ratio and quartiles."""
     what = {"step": "training", "inference": "inference"}[goal.part]
     best: dict[str, tuple[str, Spread]] = {}
-    for row in found.throughput or ():
+    for row in measurement.throughput or ():
         if row.what == what and row.faster is not None and row.mode.startswith("float32"):
             before = best.get(row.variant)
             if before is None or row.faster.median > before[1].median:
@@ -127,14 +129,14 @@ def _judge_scenes(scenes: Sequence[SceneCost] | None) -> Iterable[GoalVerdict]:
     working = {scene.size: scene.mib - scene.images_mib for scene in tiled}
     if len(working) > 1:
         first, last = working[min(working)], working[max(working)]
-        found = ", ".join(f"{size}²: {mib:.0f} MiB" for size, mib in sorted(working.items()))
-        yield GoalVerdict(texts[1], last <= BOUNDED * first, f"{found}, beside the result")
+        text = ", ".join(f"{size}²: {mib:.0f} MiB" for size, mib in sorted(working.items()))
+        yield GoalVerdict(texts[1], last <= BOUNDED * first, f"{text}, beside the result")
     else:
         yield GoalVerdict(texts[1])
     exponents = [exponent(kind) for kind in (passes, tiled) if len(kind) > 1]
     if exponents:
-        found = " and ".join(f"{value:.2f}" for value in exponents)
-        yield GoalVerdict(texts[2], all(abs(value - 1) <= LINEAR for value in exponents), found)
+        text = " and ".join(f"{value:.2f}" for value in exponents)
+        yield GoalVerdict(texts[2], all(abs(value - 1) <= LINEAR for value in exponents), text)
     else:
         yield GoalVerdict(texts[2])
 
@@ -145,9 +147,9 @@ def exponent(scenes: Sequence[SceneCost]) -> float:
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
-def _judge_startup(found: Measurement | None) -> GoalVerdict:
+def _judge_startup(measurement: Measurement | None) -> GoalVerdict:
     text = f"CPU: `import ka` takes under {STARTUP_LIMIT:g} s more than `import torch`"
-    if found is None or found.startup is None:
+    if measurement is None or measurement.startup is None:
         return GoalVerdict(text)
-    more = found.startup
+    more = measurement.startup
     return GoalVerdict(text, more.more < STARTUP_LIMIT, f"{more.more:.2f} s [{more.low:.2f} to {more.high:.2f}]")

@@ -1,14 +1,10 @@
-"""Costs: the counter against hand counts, and what the results table takes of the benchmark's file."""
-
-from dataclasses import asdict
-from pathlib import Path
+"""FLOPs against hand counts, and the committed measurement."""
 
 import pytest
 import torch
 from workbook.results.costs import Cost, Costs
 
 import ka
-from ka.files import write_json
 from ka.models import counts as costs
 from ka.models.counts import flops
 from ka.models.variants import VARIANTS
@@ -75,48 +71,16 @@ def test_impossible_questions_are_refused() -> None:
             flops(**arguments)  # type: ignore[arg-type]
 
 
-def measurement(device: str = "cpu") -> speed.Measurement:
-    """What the benchmark stores, with numbers that tell themselves apart."""
-    pair = speed.Pair(12.5, 25, speed.Spread(2, 2, 2, 2), 1, 2)
-    each = speed.Speed(9, 8, 7.125, 6, 5, 4, 0, None, pair, pair, speed.Spread(0.75, 0.7, 0.8, 0.76))
-    setting = speed.Setting(dim=8, inference_size=16, n_bands=4, n_msi=2, inference_rounds=3, counted=64)
-    hardware = {"cpu": "none", "gpu": None}
-    return speed.Measurement(hardware, device, 1, True, 1.0, setting, {"float32": 1.0}, 1.0, {"kav11": each})
-
-
-def write(path: Path, *found: speed.Measurement) -> None:
-    write_json(path, {"format": speed.FORMAT, "devices": {each.device: asdict(each) for each in found}})
-
-
-def test_costs_are_the_cpus_part_of_the_benchmark(tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    assert Costs.read(path) is None
-    write(path, measurement("cuda"))
-    assert Costs.read(path) is None
-    write(path, measurement("cuda"), measurement())
-    cost = Cost(7.125, 12.5, 0.75, 0.7, 0.8)
-    found = Costs.read(path)
-    assert found == Costs({"cpu": "none", "gpu": None}, "cpu", 1, 8, 16, 4, 2, 3, 64, {"kav11": cost})
-    assert found.label == "16×16×4 image, dim 8, cpu, 1 thread, none"
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"variants": {}}', '{"format": 1, "devices": {"cpu": {}}}'])
-def test_a_bad_file_is_an_error(tmp_path: Path, text: str) -> None:
-    (tmp_path / "bench.json").write_text(text)
-    with pytest.raises(ka.KAError, match=r"bench\.json is damaged"):
-        Costs.read(tmp_path / "bench.json")
-
-
 def test_the_committed_measurement_is_whole() -> None:
     """Every variant at full size, with FLOPs that today's code still counts."""
     path = ROOT / "results" / "bench.json"
     stored = speed.read(path)
     assert "cpu" in stored, f"{path} holds no measurement of a CPU: make bench"
-    for found in stored.values():
-        assert found.full
-        assert set(found.variants) == set(VARIANTS)
-    found = stored["cpu"]
-    assert (found.setting.dim, found.setting.n_bands, found.setting.counted) == (48, 31, 512)
+    for measurement in stored.values():
+        assert measurement.full
+        assert set(measurement.variants) == set(VARIANTS)
+    measurement = stored["cpu"]
+    assert (measurement.setting.dim, measurement.setting.n_bands, measurement.setting.counted) == (48, 31, 512)
     for name in ("psrt", "kav4", "kav17"):
-        assert found.variants[name].gflops == round(flops(name) / 1e9, 3)
-        assert found.variants[name].deployed == ka.parameter_count(name).deployed
+        assert measurement.variants[name].gflops == round(flops(name) / 1e9, 3)
+        assert measurement.variants[name].deployed == ka.parameter_count(name).deployed
