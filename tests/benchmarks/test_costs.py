@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from workbook.results.costs import Cost, Costs
 
 import ka
 from ka.models import counts as costs

@@ -33,7 +33,7 @@ def test_ratios_are_judged_by_their_median() -> None:
     five, three, memory, step, inference, *cuda = verdicts({"cpu": blank()})[: len(goals.GOALS)]
     assert (five.reached, three.reached, memory.reached) == (False, True, True)
     assert (step.reached, inference.reached) == (True, True)
-    assert five.found == "0 of 3; kav6 4.00 [3.90 to 4.10], kav8 4.00 [3.90 to 4.10], kav11 4.00 [3.90 to 4.10]"
+    assert five.measured == "0 of 3; kav6 4.00 [3.90 to 4.10], kav8 4.00 [3.90 to 4.10], kav11 4.00 [3.90 to 4.10]"
     assert {verdict.reached for verdict in cuda} == {None}
     speeds = dict(blank().variants)
     speeds["kav7"] = replace(speeds["kav7"], step=pair(1.49), layer=pair(3, smaller=2.99))

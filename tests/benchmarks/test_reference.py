@@ -12,7 +12,7 @@ from torch import Tensor
 import ka
 from benchmarks.measure import Counter
 from benchmarks.reference import ReferenceLayer, reference, reference_layer, serial
-from ka.models import kernel_attention, psrt
+from ka.models import kernel_attention, kernel_parts, psrt
 from ka.models.kernel_attention import KernelAttention
 from ka.models.study_names import study_layer_keys
 from ka.models.variants import VARIANTS, variant
@@ -59,7 +59,7 @@ def test_the_reference_calls_nothing_of_the_fast_models(monkeypatch: pytest.Monk
     def fast(*args: object, **more: object) -> Tensor:
         raise AssertionError("fast code was called")
 
-    for module in (kernel_attention, psrt):
+    for module in (kernel_attention, kernel_parts, psrt):
         for thing in vars(module).values():
             if isinstance(thing, type) and issubclass(thing, torch.nn.Module) and thing.__module__ == module.__name__:
                 monkeypatch.setattr(thing, "forward", fast)

@@ -18,7 +18,7 @@ from benchmarks import __main__ as command
 from benchmarks import bench, processes, report, throughput
 from benchmarks.goals import verdicts
 from benchmarks.measure import Place
-from ka.data.scenes import DevicePatches
+from ka.data.patches import DevicePatches
 from ka.errors import KAError
 from ka.models.variants import VARIANTS
 from workbook.results import speed
