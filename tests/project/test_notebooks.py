@@ -26,7 +26,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ("diagrams", {"variant": "kav17", "dim": 32}, "overview_all", 8),
         ("explore", {}, "", 0),
         ("kernels", {"layer": 9}, "block 1, 2×2, L3", 11),
-        ("prepare_cave", {"patch": 32}, "synthetic scenes, no CAVE", 0),
+        ("prepare_cave", {"patch": 32}, "synthetic scenes, no CAVE", 1),
         ("questions", {"protocol": "demo", "constant": "none"}, "demo: 8 runs of 8 variants", 2),
         ("results", {"protocol": "demo"}, "demo: 8 runs of 8 variants", 2),
         ("train", {"preset": "smoke", "variant": "kav1", "run_dir": "run"}, "run: 6 iterations in", 4),

@@ -1,0 +1,86 @@
+"""What `prepare_cave.ipynb` shows and writes: synthetic scenes laid out as CAVE, a picture, the files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ka.data import Degradation, Patches, SceneSet, check_h5, load, write_h5
+from ka.data.cave import CAVE_TEST, CAVE_TRAIN
+from workbook.style import styled
+
+
+def write_synthetic(root: Path, names: Sequence[str], size: int = 128) -> None:
+    """Scenes of 60 coloured discs, each of one smooth spectrum, as 31 16-bit PNGs laid out like CAVE's download."""
+    y, x = np.mgrid[:size, :size] / size
+    band = np.linspace(0, 1, 31)[:, None]
+    for name in names:
+        rng = np.random.default_rng(list(name.encode()))
+        cube = np.full((31, size, size), 0.05)
+        for col, row, radius, peak, width in rng.random((60, 5)):
+            inside = (x - col) ** 2 + (y - row) ** 2 < (0.03 + 0.1 * radius) ** 2
+            cube[:, inside] = 0.1 + 0.8 * np.exp(-(((band - peak) / (0.1 + 0.4 * width)) ** 2))
+        folder = root / f"{name}_ms" / f"{name}_ms"
+        folder.mkdir(parents=True)
+        for i, image in enumerate((cube * 65535).astype(np.uint16), 1):
+            Image.fromarray(image).save(folder / f"{name}_ms_{i:02d}.png")
+
+
+def scene_sets(root: Path, degradation: Degradation, scenes: Sequence[str] | None) -> dict[str, SceneSet]:
+    """Training and test scenes of CAVE; of the `scenes` alone where some are named.
+
+    Raises:
+        KAError: missing or broken files, an unknown scene.
+    """
+    chosen: dict[str, Sequence[str] | None] = {"train": None, "test": None}
+    if scenes is not None:  # a name in neither split goes to both, and is refused there
+        chosen = {
+            "train": [s for s in scenes if s not in CAVE_TEST],
+            "test": [s for s in scenes if s not in CAVE_TRAIN],
+        }
+    wanted = {split: names for split, names in chosen.items() if names is None or names}
+    return {split: load("cave", split, root, degradation, scenes=names) for split, names in wanted.items()}
+
+
+def write_files(
+    sets: dict[str, SceneSet], folder: Path, patch: int, stride: int, provenance: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Write patches of the training scenes and whole test scenes as the published files, and check what was written.
+
+    Each set is taken out of `sets`, so that its scenes leave memory with it; a row of numbers tells of its file.
+
+    Raises:
+        KAError: patches that do not fit, a full disk, a file that differs from its source.
+    """
+    for split in list(sets):
+        scenes = sets.pop(split)
+        source = Patches(scenes, patch, stride) if split == "train" else scenes
+        path = folder / f"{split}_cave(with_up)x{scenes.ratio}.h5"
+        write_h5(path, source, provenance)
+        check_h5(path, source)
+        first = source[0]
+        shapes = {"GT": first.gt.shape, "LRHSI": first.lr.shape, "RGB": first.msi.shape}
+        yield {"split": split, "file": path.name, "rows": len(source), **shapes, "MB": path.stat().st_size / 1e6}
+
+
+@styled
+def picture(scenes: SceneSet) -> Figure:
+    """Four images of the first scene, and the spectrum of the pixel where `up` is worst."""
+    scene, display = scenes[0], list(scenes.display)
+    bands = {"truth": scene.gt, "low resolution": scene.lr, "up": scene.up}
+    images = {title: x[display] for title, x in bands.items()} | {"RGB": scene.msi}
+    figure = Figure(figsize=(13, 2.8), layout="constrained")
+    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.4])
+    for axis, (title, x) in zip(axes[:4], images.items(), strict=True):
+        axis.imshow(np.clip(x / scene.gt.max(), 0, 1).transpose(1, 2, 0) ** (1 / 2.2), interpolation="nearest")
+        axis.set(title=f"{title}\n{x.shape[1]}×{x.shape[2]}", xticks=[], yticks=[])
+    error = np.abs(scene.up - scene.gt).mean(0)
+    row, col = np.unravel_index(error.argmax(), error.shape)
+    axes[4].plot(scenes.wavelengths, scene.gt[:, row, col], label="truth")
+    axes[4].plot(scenes.wavelengths, scene.up[:, row, col], "--", label="up")
+    axes[4].set(title=f"pixel in row {row}, column {col}", xlabel="wavelength in nm", ylabel="reflectance")
+    axes[4].legend()
+    return figure
