@@ -205,9 +205,12 @@ class _Mosaic:
             part = (1.02, 1 - (y + high) / self.height, 0.016, high / self.height)
             limit = image.get_clim()[1]
             bar = colour_bar(axis.inset_axes(part), image, ticks=[-limit, 0, limit], format="{x:.2g}")
+            low, _, top = bar.ax.get_yticklabels()  # kept inside: bars of neighbouring rows nearly touch
+            low.set_verticalalignment("bottom")
+            top.set_verticalalignment("top")
             bar.ax.tick_params(labelsize=8)
             if y == 0:
-                bar.ax.set_title("weight", fontsize=8, pad=7, loc="left")
+                bar.ax.set_title("weight", fontsize=8, pad=4, loc="left")
 
 
 def _tiles(bank: kernels.Bank, outs: Channels, ins: Channels) -> Float[np.ndarray, "y x"]:
