@@ -12,7 +12,7 @@ from ka.evaluation import Evaluation
 from ka.models.variants import VARIANTS
 from workbook.results import questions, result_figures, speed
 from workbook.results.compare import Difference, seed_noise
-from workbook.results.questions import QUESTIONS, Answer, Comparison, answers, interaction, less, mean_of
+from workbook.results.questions import QUESTIONS, Answer, Comparison, answers
 from workbook.results.selection import kept
 from workbook.results.stored import Parameters, Record, Result
 from workbook.results.table import table
@@ -78,12 +78,6 @@ def test_pairs_of_one_question_differ_in_what_it_asks() -> None:
             differ = {part for part in PARTS if getattr(rows[0], part) != getattr(rows[1], part)}
             assert differ, one.label
             assert differ <= may_differ[title[0]], (one.label, differ)
-
-
-def test_weights_of_means_and_interactions() -> None:
-    assert less("kav1", "kav2") == {"kav1": 1, "kav2": -1}
-    assert mean_of(("kav1", "kav2"), ("kav3", "kav2")) == {"kav1": 0.5, "kav2": -1, "kav3": 0.5}
-    assert interaction(("kav1", "kav2"), ("kav3", "kav4")) == {"kav1": 1, "kav2": -1, "kav3": -1, "kav4": 1}
 
 
 @pytest.mark.parametrize("weights", [{"kav1": 1.0}, {"kav1": 1.0, "kav2": -0.5}, {"kav99": 1.0, "kav1": -1.0}])
@@ -196,7 +190,7 @@ def test_a_question_and_the_table_judge_a_pair_alike(make: Make) -> None:
 
 def test_open_questions_are_better_or_worse_and_lower_is_not_mistaken() -> None:
     one = Answer(
-        Comparison("mine", less("kav1", "kav2")), {}, {"psnr": Difference(-1.0, -2.0, -0.5, "scenes and seeds")}
+        Comparison("mine", {"kav1": 1, "kav2": -1}), {}, {"psnr": Difference(-1.0, -2.0, -0.5, "scenes and seeds")}
     )
     assert one.verdict == "worse"
     claimed = replace(one, comparison=replace(one.comparison, claim="worse"))

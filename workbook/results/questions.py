@@ -5,8 +5,10 @@ mean of several such pairs, which part and chance share less of (a main effect: 
 Experimenters", chapter 5); or a difference of two differences (an interaction). The verdict asks the interval alone.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -45,87 +47,22 @@ class Comparison:
             )
 
 
-def less(first: str, second: str) -> dict[str, float]:
-    """The weights of one variant less another."""
-    return {first: 1.0, second: -1.0}
-
-
-def mean_of(*pairs: tuple[str, str]) -> dict[str, float]:
-    """The weights of the mean over pairs of (first less second)."""
-    return combined(*((1 / len(pairs), pair) for pair in pairs))
-
-
-def interaction(first: tuple[str, str], second: tuple[str, str]) -> dict[str, float]:
-    """The weights of one difference less another."""
-    return combined((1.0, first), (-1.0, second))
-
-
-def combined(*terms: tuple[float, tuple[str, str]]) -> dict[str, float]:
-    """The weights of a sum of (factor, pair)."""
-    weights: dict[str, float] = {}
-    for factor, (first, second) in terms:
-        weights[first] = weights.get(first, 0.0) + factor
-        weights[second] = weights.get(second, 0.0) - factor
-    return weights
-
-
 #: The protocols that are meant to answer, as presets of the configuration.
 PROTOCOLS = ("laptop", "record")
 
-#: Question → the comparisons that answer it. Keys are the section titles of questions.ipynb.
-QUESTIONS: Mapping[str, Sequence[Comparison]] = {
-    "0. Kernel Attention": (
-        Comparison("KAv11 − the study's baseline", less("kav11", "psrt_noshuffle"), "better"),
-        Comparison("one ordinary 3×3 convolution − the baseline", less("conv3x3", "psrt_noshuffle")),
-        Comparison("no convolution at all − the baseline", less("kav5_as_run", "psrt_noshuffle")),
-    ),
-    "1. Shuffle": (
-        Comparison("none − misaligned (what the study compared)", less("psrt_noshuffle", "psrt_misaligned"), "better"),
-        Comparison("none − aligned (the published model)", less("psrt_noshuffle", "psrt"), "better"),
-        Comparison("aligned − misaligned", less("psrt", "psrt_misaligned")),
-    ),
-    "2. LayerNorm before KA": (Comparison("KAv11 without LayerNorm before KA − with", less("kav11_no_ln", "kav11")),),
-    "3. Global kernel": (
-        Comparison("with − without, learned (KAv11)", less("kav11", "kav11_no_global"), "better"),
-        Comparison("with − without, gated (KAv17 − KAv18)", less("kav17", "kav18"), "better"),
-        Comparison("with − without, mean of both", mean_of(("kav11", "kav11_no_global"), ("kav17", "kav18")), "better"),
-        Comparison("alone − no convolution at all (KAv5)", less("kav5", "kav5_as_run"), "better"),
-        Comparison("made after SA − before, both outside SA", less("kav6_global_after", "kav6_global_apart")),
-        Comparison("inside SA (KAv6) − outside", less("kav6", "kav6_global_apart")),
-    ),
-    "4. Output axis of pooled kernels": (
-        Comparison("repeated (KAv9) − c → c² (KAv1)", less("kav9", "kav1")),
-        Comparison("outer product − c → c² (KAv1)", less("kav1_outer", "kav1"), "better"),
-        Comparison("depthwise − c → c² (KAv1)", less("kav1_depthwise", "kav1"), "better"),
-        Comparison("pooled (KAv1) − no convolution at all", less("kav1", "kav5_as_run")),
-    ),
-    "5. Kernel SA": (
-        Comparison("SA over taps − none (KAv10)", less("kav10", "kav11_no_global"), "worse"),
-        Comparison("SA over channels − over taps", less("kav10_channel_sa", "kav10"), "better"),
-        Comparison("SA over both − over taps", less("kav10_both_sa", "kav10")),
-        Comparison("SA over channels − none", less("kav10_channel_sa", "kav11_no_global")),
-        Comparison("5×5 − 3×3, with SA", less("kav10_5x5", "kav10")),
-        Comparison(
-            "the same, beyond what 5×5 gives a convolution",
-            interaction(("kav10_5x5", "kav10"), ("conv5x5", "conv3x3")),
-            "better",
-        ),
-    ),
-    "6. SE": (
-        Comparison("shared SE − none (KAv7 − KAv10)", less("kav7", "kav10")),
-        Comparison(
-            "one SE each − shared, windows and image",
-            mean_of(("kav3", "kav2"), ("kav7_se_each", "kav7")),
-        ),
-        Comparison("SE on the global kernel too (KAv6) − not", less("kav6", "kav6_no_global_se")),
-    ),
-    "7. Windows or image": (Comparison("image (KAv7) − windows (KAv2)", less("kav7", "kav2"), "better"),),
-    "8. Against one ordinary convolution": tuple(
-        Comparison(f"{name} − conv3x3", less(name, "conv3x3"))
-        for name, row in VARIANTS.items()
-        if row.has_ka and not row.ours
-    ),
-}
+
+def _questions() -> dict[str, tuple[Comparison, ...]]:
+    text = Path(__file__).with_name("questions.json").read_text(encoding="utf-8")
+    questions = {
+        title: tuple(Comparison(**comparison) for comparison in block) for title, block in json.loads(text).items()
+    }
+    studied = [name for name, row in VARIANTS.items() if row.has_ka and not row.ours]
+    with_one = tuple(Comparison(f"{name} − conv3x3", {name: 1, "conv3x3": -1}) for name in studied)
+    return questions | {"8. Against one ordinary convolution": with_one}
+
+
+#: Question → the comparisons that answer it (`questions.json`). Keys are the section titles of questions.ipynb.
+QUESTIONS: Mapping[str, Sequence[Comparison]] = _questions()
 
 
 @dataclass(frozen=True)

@@ -26,46 +26,30 @@ SCENES_OF = "kav11"
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes and rounds of a measurement; defaults are those of a full run on a CPU.
+    """Sizes and rounds of a measurement; defaults are those of a full run on a CPU."""
 
-    Attributes:
-        dim, n_bands, n_msi: of the models; a KA layer alone has dim / 2 channels.
-        layer_batch, layer_size: input of the KA layer alone.
-        step_batch, step_size: input of a training step.
-        inference_size: side of the image of inference, in pixels.
-        counted: side of the image that the FLOPs of inference are counted for.
-        layer_rounds, step_rounds, inference_rounds: rounds, each with every variant in both forms.
-        startups: pairs of fresh processes that start up.
-        gemm, copied: side of the matrices, and MiB of the copy, that the ceilings are measured with.
-        scenes: whole scenes: (side in pixels, side of a tile; 0 for one pass).
-    """
-
-    dim: int = 48
+    dim: int = 48  # of the models; a KA layer alone has dim / 2 channels
     n_bands: int = 31
     n_msi: int = 3
-    layer_batch: int = 4
+    layer_batch: int = 4  # input of the KA layer alone
     layer_size: int = 64
-    step_batch: int = 2
+    step_batch: int = 2  # input of a training step
     step_size: int = 64
-    inference_size: int = 128
-    counted: int = 512
-    layer_rounds: int = 7
+    inference_size: int = 128  # side of the image, in pixels
+    counted: int = 512  # side of the image that the FLOPs of inference are counted for
+    layer_rounds: int = 7  # each with every variant in both forms
     step_rounds: int = 3
     inference_rounds: int = 3
-    startups: int = 5
-    gemm: int = 2048
-    copied: int = 256
+    startups: int = 5  # pairs of fresh processes
+    gemm: int = 2048  # side of the matrices that the ceiling is measured with
+    copied: int = 256  # MiB of the copy
+    # Whole scenes: side in pixels, side of a tile; 0 for one pass.
     scenes: tuple[tuple[int, int], ...] = ((256, 0), (512, 0), (1024, 0), (512, 256), (1024, 256), (2048, 256))
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A ratio over the rounds of a measurement.
-
-    Attributes:
-        median, low, high: median, lower and upper quartile over rounds.
-        shortest: ratio of the two shortest times, whichever rounds they are of.
-    """
+    """A ratio over the rounds of a measurement: median and quartiles, and the ratio of the two shortest times."""
 
     median: float
     low: float
@@ -83,18 +67,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pair:
-    """One computation, fast against plain.
+    """One computation, fast against plain: median milliseconds, and peak memory above weights and inputs in MiB.
 
-    Attributes:
-        ms, plain_ms: median milliseconds.
-        faster: plain by fast time.
-        mib, plain_mib: peak memory above weights and inputs, in MiB. On the CPU that of PyTorch's allocator (without
-            what oneDNN takes for itself), the same in every run.
+    On the CPU memory is that of PyTorch's allocator (without what oneDNN takes for itself), the same in every run.
     """
 
     ms: float
     plain_ms: float
-    faster: Spread
+    faster: Spread  # plain by fast time
     mib: float
     plain_mib: float
 
@@ -106,69 +86,42 @@ class Pair:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of one variant.
+    """What was measured of one variant."""
 
-    Attributes:
-        live, deployed: parameters in training, and folded for inference.
-        gflops, plain_gflops: 10⁹ FLOPs of inference for an image of `Setting.counted` pixels a side: the deployed
-            form, the plain one.
-        step_gflops: 10⁹ FLOPs of a training step (forward and backward) at its size.
-        step_gb: 10⁹ bytes that the operations of that step read and write, as PyTorch runs them one by one.
-        agreement: largest difference of the outputs, by the largest change of the image (fast against plain).
-        layer: KA layer alone, forward and backward; None where there is nothing to time.
-        step: training step: forward, L1, backward, AdamW.
-        inference: inference of the deployed form.
-        to_baseline: time of that inference by the baseline's, fast both.
-    """
-
-    live: int
-    deployed: int
-    gflops: float
+    live: int  # parameters in training
+    deployed: int  # folded for inference
+    gflops: float  # 10⁹ FLOPs of inference for `Setting.counted` pixels a side, deployed
     plain_gflops: float
-    step_gflops: float
-    step_gb: float
-    agreement: float
-    layer: Pair | None
-    step: Pair
-    inference: Pair
-    to_baseline: Spread
+    step_gflops: float  # of a training step (forward and backward) at its size
+    step_gb: float  # 10⁹ bytes that the operations of that step read and write, run one by one
+    agreement: float  # largest difference of the outputs, by the largest change of the image
+    layer: Pair | None  # KA layer alone, forward and backward; None where there is nothing to time
+    step: Pair  # forward, L1, backward, AdamW
+    inference: Pair  # of the deployed form
+    to_baseline: Spread  # time of that inference by the baseline's, fast both
 
 
 @dataclass(frozen=True)
 class Startup:
-    """Start of a fresh process, in seconds, medians.
-
-    Attributes:
-        torch, ka: until `import torch`, `import ka` is done.
-        more: by how much longer the second took than the first of the same pair.
-        low, high: quartiles of that.
-    """
+    """Start of a fresh process, in seconds, medians: until an import is done, and the second less the first of a pair."""
 
     torch: float
     ka: float
     more: float
-    low: float
+    low: float  # quartiles of `more`
     high: float
 
 
 @dataclass(frozen=True)
 class SceneCost:
-    """A whole scene, sharpened by the deployed baseline of scenes (`SCENES_OF`) in a process of its own.
+    """A whole scene, sharpened by the deployed `SCENES_OF` in a process of its own."""
 
-    Attributes:
-        size, tile: side of the scene and of its tiles in pixels; 0 for one pass.
-        seconds: the shortest of its runs.
-        mib: peak memory above model and inputs: growth of the process on a CPU, allocated on a GPU.
-        images_mib: of it, the result.
-        process_mib: peak of the whole process; on a GPU None.
-    """
-
-    size: int
-    tile: int
-    seconds: float
-    mib: float
-    images_mib: float
-    process_mib: float | None
+    size: int  # side in pixels
+    tile: int  # side of a tile; 0 for one pass
+    seconds: float  # the shortest run
+    mib: float  # peak memory above model and inputs: growth of the process on a CPU, allocated on a GPU
+    images_mib: float  # of it, the result
+    process_mib: float | None  # peak of the whole process; on a GPU None
 
     @property
     def pixels(self) -> int:
@@ -177,63 +130,35 @@ class SceneCost:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training or inference with data held on the device, in one way of running it.
+    """Training or inference with data held on the device, in one way of running it."""
 
-    Attributes:
-        what: `training` or `inference`.
-        variant: the model.
-        mode: how it ran (`benchmarks.throughput.MODES`).
-        models: models trained side by side.
-        batch, size, dim: patches per step of each, their side, embedding width.
-        per_second: samples (patches, images) per second, all models together; None if it did not run.
-        faster: time of the plain form by its time; None for models side by side.
-        of_gemm: FLOPs per second, of what the matrix product of this precision reached.
-        of_copy: bytes per second that the operations move when run one by one, of what a copy reached; above 1 where
-            they are fused.
-        mib: peak memory above weights and data; None where it is not known (in a graph).
-        failed: why it did not run, else "".
-    """
-
-    what: str
+    what: str  # training or inference
     variant: str
-    mode: str
-    models: int
-    batch: int
+    mode: str  # `benchmarks.throughput.MODES`
+    models: int  # trained side by side
+    batch: int  # patches per step of each
     size: int
     dim: int
-    per_second: float | None = None
-    faster: Spread | None = None
-    of_gemm: float | None = None
-    of_copy: float | None = None
-    mib: float | None = None
-    failed: str = ""
+    per_second: float | None = None  # patches or images, all models together; None if it did not run
+    faster: Spread | None = None  # time of the plain form by its time
+    of_gemm: float | None = None  # FLOPs per second, of what the matrix product of this precision reached
+    of_copy: float | None = None  # bytes per second of the operations one by one, of what a copy reached
+    mib: float | None = None  # peak memory above weights and data; None in a graph
+    failed: str = ""  # why it did not run
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of the benchmark on one device.
+    """One run of the benchmark on one device."""
 
-    Attributes:
-        hardware: processor, GPU, versions, commit, time.
-        device: `cpu` or `cuda`.
-        threads: of PyTorch.
-        full: all variants at full size; else the numbers only show that everything runs.
-        seconds: how long it took.
-        setting: what was run.
-        gemm: precision → 10⁹ FLOPs per second of a large matrix product.
-        copy: 10⁹ bytes per second, read and written, of a large copy.
-        variants: variant → its measurement.
-        startup, scenes, throughput: None where not measured.
-    """
-
-    hardware: Mapping[str, Any]
-    device: str
+    hardware: Mapping[str, Any]  # processor, GPU, versions, commit, time
+    device: str  # cpu or cuda
     threads: int
-    full: bool
-    seconds: float
+    full: bool  # all variants at full size; else the numbers only show that everything runs
+    seconds: float  # how long it took
     setting: Setting
-    gemm: Mapping[str, float]
-    copy: float
+    gemm: Mapping[str, float]  # precision → 10⁹ FLOPs per second of a large matrix product
+    copy: float  # 10⁹ bytes per second, read and written, of a large copy
     variants: Mapping[str, Speed]
     startup: Startup | None = None
     scenes: tuple[SceneCost, ...] | None = None
