@@ -104,8 +104,6 @@ def test_where_tiles_are_not_exact() -> None:
 def test_a_misspelt_variant_is_told_the_nearest() -> None:
     for name, near in (("KAv1", "kav1"), ("kav_11", "kav11"), ("PSRT", "psrt"), ("psrt_noshufle", "psrt_noshuffle")):
         with pytest.raises(ka.KAError, match=f"variant '{name}' is unknown; did you mean '{near}'\\? choose one of"):
-            ka.KAError, match=f"variant '{name}' is unknown; did you mean '{near}'\\? choose one of psrt"
-        ):
             ka.build(name)
     for name in ("", "../kav1", None, 7, ["kav1"]):
         with pytest.raises(ka.KAError, match=r"variant .* is unknown; .*kav1, kav2.*kav19"):
