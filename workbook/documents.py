@@ -13,7 +13,9 @@ from tabulate import tabulate
 
 from ka.errors import unknown
 from ka.models.counts import parameter_count
-from ka.models.variants import KERNEL_SIZE, VARIANTS, Variant
+from ka.models.variants import VARIANTS
+from workbook.diagrams.overview import settings
+from workbook.diagrams.parts import SLOTS
 from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report
 from workbook.results import stored as results
@@ -80,68 +82,14 @@ def answer(question: str, comparison: str, language: str) -> str:
     return questions.in_words(by_label[comparison], language)
 
 
-# The table of models
-
-HEAD = ("variant", "window kernels", "kernel SA", "SE", "global kernel", "second convolution on", "live", "folded")
-
-
 def models_table() -> str:
-    """Every variant as parts and parameters, for CAVE at dim 48, as Markdown."""
-    rows = [model_row(row) for row in VARIANTS.values()]
-    return tabulate(rows, HEAD, tablefmt="github", disable_numparse=True) + "\n"
-
-
-def model_row(row: Variant) -> list[str]:
-    """One variant in words."""
-    count = parameter_count(row.name)
-    parts = [f"`{row.name}`", _kernels(row), *_mixing(row), _global(row), _second(row)]
-    return [*parts, f"{count.live:,}", f"{count.deployed:,}{' (adaptive)' if row.adaptive else ''}"]
-
-
-def _kernels(row: Variant) -> str:
-    words = {
-        "": "no KA; "
-        + {"none": "no shuffle", "aligned": "the published shuffle", "misaligned": "the study's shuffle"}[row.shuffle],
-        "identity": "none (identity)",
-        "learned": "learned" if row.n_windows > 1 else "one learned kernel, no windows",
-        "reweighted": "learned, gated per image",
-        "pooled": "pooled from the image",
-    }[row.kernels]
-    if row.widen in ("outer", "depthwise"):
-        words += {"outer": ", widened by an outer product", "depthwise": ", depthwise"}[row.widen]
-    if row.size != KERNEL_SIZE:
-        words += f", {row.size}×{row.size}"
-    return words + ", from N(0, 1)" * row.normal_init + "; no LayerNorm before KA" * (not row.layernorm)
-
-
-def _mixing(row: Variant) -> tuple[str, str]:
-    """Kernel SA and SE."""
-    over = {
-        "": "–",
-        "windows": "windows",
-        "windows+global": "windows + global",
-        "global+windows": "global + windows",
-        "scrambled": "axes traded",
-    }[row.sa]
-    among = {"taps": "", "channels": ", among channels", "both": ", among taps and channels"}[row.sa_among]
-    se: list[str] = [row.se] if row.se else []
-    if row.global_from and row.se and not row.global_se:
-        se.append("windows only")
-    if row.global_se == "own":
-        se.append("own for global" if row.se else "global only")
-    return over + among, ", ".join(se) or "–"
-
-
-def _global(row: Variant) -> str:
-    if not row.global_from:
-        return "–"
-    if row.global_from == "attended":
-        return "yes, after SA"
-    return "yes, kept out of SA" if row.sa == "windows" else "yes"
-
-
-def _second(row: Variant) -> str:
-    if row.kernels in ("", "identity"):
-        return "–"
-    where = {"windows+image": "windows and image", "global": "image (global only)"}.get(row.second, row.second)
-    return where + ", with a bias" * row.bias + ", then GELU" * row.activation
+    """Every variant with the settings of its parts (as the overview draws them), and its parameters at dim 48."""
+    rows = []
+    for row in VARIANTS.values():
+        count = parameter_count(row.name)
+        words = [text.replace("-\n", "").replace("\n", " ") or "–" for text in settings(row, 48, "en").values()]
+        deployed = "adaptive" if row.adaptive else f"{count.deployed:,}"
+        shuffle = "–" if row.shuffle == "none" else row.shuffle
+        rows.append([f"`{row.name}`", shuffle, *words, f"{count.live:,}", deployed])
+    head = ["variant", "shuffle", *SLOTS, "live", "folded"]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True) + "\n"

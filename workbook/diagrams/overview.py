@@ -73,7 +73,7 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         middle = top + cell / 2
         sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
-        texts = {"shuffle": shuffled} | _settings(row, dim, language)
+        texts = {"shuffle": shuffled} | settings(row, dim, language)
         whys = {"": say("no KA"), "identity": say("identity")}
         for j, column in enumerate(columns):
             start = 0.04 + label + j * step
@@ -95,7 +95,7 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
     return sheet.figure
 
 
-def _settings(row: Variant, dim: int, language: str) -> dict[str, str]:
+def settings(row: Variant, dim: int, language: str) -> dict[str, str]:
     """The setting of every slot in a word or two, "" where the row lacks it."""
     settings = dict.fromkeys(SLOTS, "")
     for part in chain(row, dim, language):

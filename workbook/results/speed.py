@@ -103,7 +103,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Startup:
-    """Start of a fresh process, in seconds, medians: until an import is done, and the second less the first of a pair."""
+    """Start of a fresh process, median seconds until an import is done; `more`: ka less torch, of the same pair."""
 
     torch: float
     ka: float
