@@ -19,7 +19,7 @@ from ka.models.counts import deployed
 from ka.models.psrt import build
 from workbook.paths import ROOT
 from workbook.results.speed import SCENES_OF, SceneCost, Setting, Startup, significant
-from workbook.training.memory import forget_peak, peak_bytes
+from workbook.training.devices import forget_peak, peak_bytes
 
 
 def startup(pairs: int) -> Startup:

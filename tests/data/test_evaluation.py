@@ -13,7 +13,7 @@ from ka.evaluation import Evaluation, LinearInjection, detail, evaluate, upsampl
 from ka.inference import Network, reach, sharpen
 from ka.models.variants import VARIANTS
 from workbook import verify
-from workbook.training.memory import forget_peak, peak_bytes
+from workbook.training.devices import forget_peak, peak_bytes
 
 EXACT = [name for name, row in VARIANTS.items() if not row.position_bound(16, 176)]
 

@@ -71,12 +71,12 @@ def train_on(
 
 def _watched(process: "subprocess.Popen[bytes]", run: Run, watch: Watch | None) -> int:
     """Show a run's history until its process ends, and end it where the watching ends: Ctrl-C, or an error."""
-    seen: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     try:
         while process.poll() is None:
             time.sleep(0.5)
-            if watch is not None and (history := run.history()) != seen:
-                seen = history
+            if watch is not None and (history := run.history()) != shown:
+                shown = history
                 watch(history)
     finally:
         if process.poll() is None:

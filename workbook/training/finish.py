@@ -11,7 +11,7 @@ from ka.evaluation import Method, evaluate, upsampled
 from ka.files import write_json
 from ka.inference import Network
 from ka.models.counts import parameter_count
-from workbook.training.memory import forget_peak, peak_bytes
+from workbook.training.devices import forget_peak, peak_bytes
 from workbook.training.run import Run
 from workbook.training.scenes import Data
 from workbook.training.step import State

@@ -102,8 +102,7 @@ class Step:
     def __call__(self, state: State, count: int = 1) -> float:
         """Train `count` iterations; gives the last loss.
 
-        Losses are read once, before the last update (see `read_every`). With `DevicePatches` the host draws what is in
-        all batches at the start, and then only launches kernels.
+        Losses are read once, before the last update (see `read_every`); until then the host only launches kernels.
 
         Raises:
             KAError: a loss or a gradient is not finite; the first such iteration is named. With `count` = 1 the
