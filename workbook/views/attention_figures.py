@@ -80,19 +80,19 @@ def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
     of any size are drawn equally large. In shuffled layers grey is what lies between the window's cells (further
     distances are shortened to one cell). The picture is that of the traced image, in [0, 1].
     """
-    asked = [query(trace, layer, row, col) for layer in range(len(LAYERS))]
+    queries = [query(trace, layer, row, col) for layer in range(len(LAYERS))]
     _check_picture(trace, picture)
-    ordered = [asked[3 * column + which] for which in range(3) for column in range(6)]
+    ordered = [queries[3 * column + which] for which in range(3) for column in range(6)]
     with np.errstate(divide="ignore"):  # a weight of 0 is -∞ below uniform, and drawn as the lowest colour
-        times = [np.log2(one.weights.mean(0) * one.weights.shape[1]) for one in ordered]
+        times = [np.log2(asked.weights.mean(0) * asked.weights.shape[1]) for asked in ordered]
     reach = max(1.0, *(float(values.max()) for values in times))
     norm = Normalize(-reach, reach)
     aspect = min(max(picture.shape[1] / picture.shape[0], 0.45), 1.6)
     figure, (whole, maps, bar) = _panels([aspect, 2], 0.46, f"{trace.model.row.name}, mean over heads")
-    _draw_image(whole, picture, asked[:9:3])
-    drawn = [_tile(one, np.maximum(values, -reach)) for one, values in zip(ordered, times, strict=True)]
+    _draw_image(whole, picture, queries[:9:3])
+    drawn = [_tile(asked, np.maximum(values, -reach)) for asked, values in zip(ordered, times, strict=True)]
     tiles, marks = zip(*drawn, strict=True)
-    labels = [LAYERS[one.layer].split(", ", 1)[1] for one in ordered]
+    labels = [LAYERS[asked.layer].split(", ", 1)[1] for asked in ordered]
     _draw_tiles(maps, tiles, labels, 6, norm, SIGNED, marks=marks)
     for block in range(2):
         middle = (block * 3 + 1) * (1 + GAP) + 0.5
@@ -211,13 +211,13 @@ def _runs(places: Int[np.ndarray, " n"]) -> list[tuple[int, int]]:
     return [(int(run[0]), len(run)) for run in np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)]
 
 
-def _draw_image(axis: Axes, picture: Picture, asked: Sequence[Query]) -> None:
-    """The image, the asking pixel, and its windows."""
+def _draw_image(axis: Axes, picture: Picture, queries: Sequence[Query]) -> None:
+    """The image, the pixel that asks, and its windows."""
     axis.imshow(np.clip(picture, 0, 1))
-    for one in asked:
-        axis.add_collection(_outlines(one.rows, one.cols))
-    axis.plot(asked[0].col, asked[0].row, "+", color=MARK, markersize=7, markeredgewidth=1.5)
-    axis.set_title(f"row {asked[0].row}, column {asked[0].col}")
+    for asked in queries:
+        axis.add_collection(_outlines(asked.rows, asked.cols))
+    axis.plot(asked.col, asked.row, "+", color=MARK, markersize=7, markeredgewidth=1.5)
+    axis.set_title(f"row {asked.row}, column {asked.col}")
 
 
 def _outlines(rows: Int[np.ndarray, " n"], cols: Int[np.ndarray, " n"]) -> PatchCollection:
