@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parse(arguments)
     try:
         if asked.figures:
-            draw()
+            write_all(figure_files(), ["speed"])
             return 0
         if asked.compare:
             print("\n".join(report.ranges([speed.read(path) for path in asked.compare])))
@@ -62,14 +62,14 @@ def store(path: Path | None, before: dict[str, Measurement], measurement: Measur
         speed.write(path, {**before, measurement.device: measurement})
 
 
-def draw() -> None:
-    """Draw figures/speed/ anew from what is stored."""
+def figure_files() -> dict[str, Encode]:
+    """Every file of figures/speed/, from what is stored: name → what makes its bytes."""
     wanted: dict[str, Encode] = {}
     for device, measurement in speed.read(STORED).items():
         wanted |= dict(kinds_of(f"speed/{device}_ratios", partial(figures.ratios, measurement)))
         if measurement.scenes:
             wanted |= dict(kinds_of(f"speed/{device}_scenes", partial(figures.scenes, measurement)))
-    write_all(wanted, ["speed"])
+    return wanted
 
 
 def say(line: str) -> None:
