@@ -13,8 +13,8 @@ from ka.errors import KAError
 from ka.models.variants import variant
 from workbook.audit import adaptivity, kept_weights, layers, shuffle, table, trials
 from workbook.audit import audit_figures as draw
+from workbook.audit.kept_weights import called_best, running_mean
 from workbook.audit.trials import EXACT
-from workbook.results.selection import called_best, running_mean
 from workbook.results.study import KAV6_EPOCHS, REPORTED
 from workbook.style import png
 from workbook.training.config import Config
@@ -251,6 +251,18 @@ def test_a_spike_below_the_mean_is_best() -> None:
     assert found.tolerance == pytest.approx(np.mean(losses) / np.mean(losses[-5:]))
     history[-1]["loss"] = 0.7  # above the mean of all: no longer
     assert kept_weights.selection(history).below == 0
+
+
+def test_rules_that_keep_weights() -> None:
+    """Losses fall all the time, so the rule calls the last weights best, though validation fell."""
+    psnr = [30.0, 40.0, 41.0, 43.0, 42.0, 35.0]
+    history = [{"loss": 1 / (i + 1), "psnr": p, "psnr_average": 40 + i / 10, "step": i} for i, p in enumerate(psnr)]
+    found = kept_weights.kept(history)
+    assert (found.last, found.running_mean, found.validated, found.average) == (35.0, 35.0, 43.0, 40.5)
+    assert found.step == pytest.approx(np.sqrt((1 + 49) / 2))
+    assert found.step_average == pytest.approx(0.1)
+    with pytest.raises(KAError, match="at least 4"):
+        kept_weights.kept(history[:3])
 
 
 def test_a_small_training_is_measured() -> None:

@@ -13,7 +13,6 @@ from ka.models.variants import VARIANTS
 from workbook.results import questions, result_figures, speed
 from workbook.results.compare import Difference, seed_noise
 from workbook.results.questions import QUESTIONS, Answer, Comparison, answers
-from workbook.results.selection import kept
 from workbook.results.stored import Parameters, Record, Result
 from workbook.results.table import table
 from workbook.training.config import Config
@@ -204,15 +203,3 @@ def test_the_chart_draws_what_was_run_and_names_what_was_not(make: Make) -> None
     assert sum(label.endswith("(not run)") for label in labels) == 2
     points = [line for line in axis.lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in points] == [pytest.approx(1.0)]
-
-
-def test_rules_that_keep_weights() -> None:
-    """Losses fall all the time, so the rule calls the last weights best, though validation fell."""
-    psnr = [30.0, 40.0, 41.0, 43.0, 42.0, 35.0]
-    history = [{"loss": 1 / (i + 1), "psnr": p, "psnr_average": 40 + i / 10, "step": i} for i, p in enumerate(psnr)]
-    found = kept(history)
-    assert (found.last, found.running_mean, found.validated, found.average) == (35.0, 35.0, 43.0, 40.5)
-    assert found.step == pytest.approx(np.sqrt((1 + 49) / 2))
-    assert found.step_average == pytest.approx(0.1)
-    with pytest.raises(KAError, match="at least 4"):
-        kept(history[:3])

@@ -13,7 +13,7 @@ import pytest
 import ka
 from workbook.results import __main__ as command
 from workbook.results import stored as results
-from workbook.results.ship import ship
+from workbook.results.stored import ship
 from workbook.training.run import Run
 
 Fake = Callable[..., Run]

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from workbook.audit import adaptivity as adapting
 from workbook.audit import kept_weights, layers, shuffle, table
 from workbook.audit.adaptivity import Adaptivity, Agreement, Seam
+from workbook.audit.kept_weights import called_best, running_mean
 from workbook.audit.layers import Branch
 from workbook.audit.shuffle import Placement
 from workbook.audit.table import NOISE, STUDY_ROWS, Noise, TwoPSNRs
 from workbook.audit.trials import EXACT, TAPS
-from workbook.results.selection import called_best, running_mean
 from workbook.style import styled
 from workbook.views.draw import bare
 

@@ -17,7 +17,9 @@ import numpy as np
 from ka.errors import KAError
 from ka.evaluation import Evaluation
 from ka.files import write_json
+from ka.models.checkpoints import save_weights
 from ka.models.variants import VARIANTS
+from workbook.paths import CHECKPOINTS
 from workbook.training.config import Config
 from workbook.training.run import Run
 
@@ -257,3 +259,27 @@ def _load(path: Path) -> Result:
     if path.stem != result.name:
         raise KAError(f"{path} holds {result.name}; name it {result.name}.json, or remove it")
     return result
+
+
+def save_small(run: Run, path: str | Path) -> None:
+    """Write a finished run's best weights in float16 (half the size), with what they were trained on in the header.
+
+    Raises:
+        KAError: the run is not finished, or the file cannot be written.
+    """
+    metrics = run.metrics()
+    psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite
+    notes = {"dataset": metrics["dataset"], "step": metrics["best"]["step"]}
+    notes |= {} if psnr is None else {"psnr": round(psnr, 3)}
+    save_weights(path, run.model("best"), half=True, **notes)
+
+
+def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
+    """Keep a finished run as `<variant>.safetensors` in a folder.
+
+    Raises:
+        KAError: as `save_small`.
+    """
+    path = Path(folder) / f"{run.metrics()['variant']}.safetensors"
+    save_small(run, path)
+    return path
