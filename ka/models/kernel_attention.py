@@ -28,11 +28,7 @@ from ka.models.variants import N_WINDOWS, Variant
 
 
 class KernelAttention(nn.Module):
-    """One KA layer on c channels, made of the parts of `row`.
-
-    Args:
-        c: channels of the branch (half of the embedding); a multiple of 4 where the row has SA.
-        row: the variant.
+    """One KA layer on c channels (half of the embedding), made of the parts of `row`.
 
     Raises:
         KAError: `c` does not split into the 4 heads of kernel SA.
@@ -169,7 +165,7 @@ def convolve_windows(x: Map, kernels: Kernels) -> Map:
 class FoldedKernelAttention(nn.Module):
     """A trained KA layer whose kernels do not depend on the image, as plain convolution weights.
 
-    Same output as the layer it was made from, without SA, parts.SE, global kernel and fusion.
+    Same output as the layer it was made from, without SA, SE, global kernel and fusion.
 
     Raises:
         KAError: the variant is adaptive; its kernels differ for every image and cannot be stored.
@@ -177,13 +173,9 @@ class FoldedKernelAttention(nn.Module):
 
     def __init__(self, layer: KernelAttention) -> None:
         super().__init__()
-        row = layer.row
-        if row.adaptive:
-            raise KAError(
-                f"{row.name} cannot be folded: its kernels depend on the image; "
-                "it already runs one convolution per sample, use it as it is"
-            )
-        self.activation = row.activation
+        if layer.row.adaptive:
+            raise KAError(f"{layer.row.name} cannot be folded: its kernels depend on the image; use it as it is")
+        self.activation = layer.row.activation
         folded: tuple[Tensor | None, ...] = (None, None, None)
         if layer.window_kernels is not None:
             with torch.no_grad():

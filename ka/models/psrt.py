@@ -177,11 +177,8 @@ class PSRT(nn.Module):
     ) -> Float[Tensor, "b n_bands h w"]:
         """The sharpened image, in the units of `up` ([0, 1] in training; neither input nor output is clipped).
 
-        Args:
-            up: the LR-HSI, bicubically upsampled to the size of `msi`.
-            msi: the HR-MSI (RGB for CAVE).
-
-        H and W may be anything: edges are replicated to a multiple of 8 inside, and cropped from the result.
+        `up` is the LR-HSI, bicubically upsampled to the size of the HR-MSI `msi`. H and W may be anything: edges are
+        replicated to a multiple of 8 inside, and cropped from the result.
 
         Raises:
             KAError: band counts or sizes do not fit.

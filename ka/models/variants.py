@@ -4,9 +4,6 @@ The rows are the study's PSRT_KAv1 … KAv11 with the PSRT baselines, what the s
 (`…_as_run`, `psrt_misaligned`), the variants the same authors reported later (kav12 … kav19), and rows of our own that
 change one part of another row, so that two runs can answer a question. A new idea is a new row; name = key of
 `VARIANTS` = `variant` of the notebooks = label in figures.
-
-Parameter counts: *live* parameters are those the output depends on, and the only ones our models have. The study's
-modules also held *dead* ones, which inflate its parameter column (`ka.models.study_names` counts them).
 """
 
 from collections.abc import Iterator
