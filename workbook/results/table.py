@@ -30,44 +30,25 @@ class Stat:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        name: a variant, or a method without training.
-        seeds: seeds of its runs.
-        stats: metric → its value; empty if it was not run.
-        differences: metric → difference to the baseline; empty for the baseline and the methods without training.
-        bold: metrics in which the row is best of all and surely better than the baseline.
-        reported, deployed: parameters for CAVE at dim 48: the study's count (live + dead), and folded for inference.
-        here: live parameters of the protocol's own model.
-        gflops: 10⁹ FLOPs for 512×512×31 at dim 48, deployed.
-        ms, ratio: measured time, and its ratio to that of `psrt_noshuffle` over the rounds.
-        printed: the printed row that ran this variant.
-    """
-
-    name: str
+    name: str  # a variant, or a method without training
     seeds: tuple[int, ...] = ()
-    stats: Mapping[str, Stat] = field(default_factory=dict)
-    differences: Mapping[str, Difference] = field(default_factory=dict)
-    bold: frozenset[str] = frozenset()
-    reported: int | None = None
-    deployed: int | None = None
-    here: int | None = None
-    gflops: float | None = None
+    stats: Mapping[str, Stat] = field(default_factory=dict)  # by metric; empty if it was not run
+    differences: Mapping[str, Difference] = field(default_factory=dict)  # to the baseline, by metric
+    bold: frozenset[str] = frozenset()  # metrics in which it is best of all and surely better than the baseline
+    reported: int | None = None  # parameters for CAVE at dim 48 as the study counts (live + dead)
+    deployed: int | None = None  # the same, folded for inference
+    here: int | None = None  # live parameters of the protocol's own model
+    gflops: float | None = None  # 10⁹ FLOPs for 512×512×31 at dim 48, deployed
     ms: float | None = None
-    ratio: Spread | None = None
-    printed: Reported | None = None
+    ratio: Spread | None = None  # of the time to that of `psrt_noshuffle`
+    printed: Reported | None = None  # the printed row that ran this variant
 
 
 @dataclass(frozen=True)
 class Table:
-    """The results table of a protocol.
-
-    Attributes:
-        rows: the methods without training, then every variant in the order of `ka.VARIANTS`.
-        baseline: the variant that differences are taken to.
-        notes: how to read it, one sentence or two each.
-    """
+    """A protocol's rows: methods without training, then every variant in the order of `ka.VARIANTS`; notes on them."""
 
     rows: Sequence[Row]
     baseline: str
