@@ -44,14 +44,14 @@ class ParameterCount:
 
 
 def parameter_count(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> ParameterCount:
-    """Parameters of a variant; nothing is allocated, and no random number is drawn.
+    """Parameters of a variant; the global random state is left alone.
 
     Raises:
         KAError: unknown variant or impossible size.
     """
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         model = build(variant, n_bands, n_msi, dim)
-        return ParameterCount(count_parameters(model), dead_parameters(variant, dim), count_parameters(deployed(model)))
+    return ParameterCount(count_parameters(model), dead_parameters(variant, dim), count_parameters(deployed(model)))
 
 
 def deployed(model: PSRT) -> PSRT:
