@@ -23,7 +23,7 @@ def png(values: np.ndarray) -> bytes:
 def write_scene(folder: Path, name: str, size: int = 16, seed: int = 0) -> np.ndarray:
     """Write 31 PNGs into `folder` and return what they hold."""
     cube = np.random.default_rng([seed, *name.encode()]).integers(0, 65536, (31, size, size), dtype=np.uint16)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for i, band in enumerate(cube, 1):
         (folder / f"{name}_ms_{i:02d}.png").write_bytes(png(band))
     return cube
@@ -54,6 +54,7 @@ def two_scenes() -> SceneSet:
 def published(path: Path, scenes: SceneSet, **replaced: Any) -> Path:
     """Write the published layout by hand, as its authors did: no attributes."""
     arrays = {name: np.stack([getattr(scene, key) for scene in scenes]) for key, name in FIELDS.items()}
+    path.unlink(missing_ok=True)  # readers keep the old one open
     with h5py.File(path, "w") as file:
         for name, values in {**arrays, **replaced}.items():
             if values is not None:

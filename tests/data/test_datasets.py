@@ -140,9 +140,8 @@ class TestCave:
         assert names("val", scenes=[CAVE_VAL[1]]) == [CAVE_VAL[1]]
         assert names("train", scenes="cloth") == ["cloth"]
 
-    @pytest.mark.parametrize(
-        ("split", "scenes", "hold_out_val", "says"),
-        [
+    def test_unknown_scenes(self, tmp_path):
+        for split, scenes, hold_out_val, says in [
             (
                 "train",
                 ["beads", "balloons"],
@@ -168,11 +167,9 @@ class TestCave:
                 f"scene of CAVE's train split '{CAVE_VAL[0]}' is unknown.* beads",
             ),
             ("train", [], False, "none of CAVE's train split is chosen; name some of beads"),
-        ],
-    )
-    def test_unknown_scenes(self, tmp_path, split, scenes, hold_out_val, says):
-        with pytest.raises(KAError, match=says):
-            load("cave", split, tmp_path, scenes=scenes, hold_out_val=hold_out_val)
+        ]:
+            with pytest.raises(KAError, match=says):
+                load("cave", split, tmp_path, scenes=scenes, hold_out_val=hold_out_val)
 
     def test_reads_late_and_once_and_nothing_of_other_splits(self, tmp_path, monkeypatch):
         write_cave(tmp_path, ["beads", "cloth", "balloons"])
@@ -235,18 +232,15 @@ class TestCave:
         ):
             load("cave", "train", tmp_path, scenes=["beads"])
 
-    @pytest.mark.parametrize(
-        ("values", "says"),
-        [
+    def test_not_16_bit(self, tmp_path):
+        for values, says in [
             (np.zeros((16, 16), np.uint8), r"beads_ms_01.png: not a 16-bit grey PNG .* unpack the original"),
             (np.zeros((16, 16, 4), np.uint8), r"beads_ms_01.png: not a 16-bit grey PNG \(Pillow's mode RGBA"),
-        ],
-    )
-    def test_not_16_bit(self, tmp_path, values, says):
-        write_cave(tmp_path, ["beads"])
-        first_png(tmp_path).write_bytes(png(values))
-        with pytest.raises(KAError, match=says):
-            load("cave", "train", tmp_path, scenes=["beads"])
+        ]:
+            write_cave(tmp_path, ["beads"])
+            first_png(tmp_path).write_bytes(png(values))
+            with pytest.raises(KAError, match=says):
+                load("cave", "train", tmp_path, scenes=["beads"])
 
     def test_mixed_sizes(self, tmp_path):
         write_cave(tmp_path, ["beads"])
@@ -268,27 +262,27 @@ class TestCave:
         ):
             load("cave", "train", tmp_path, scenes=["beads"])
 
-    @pytest.mark.parametrize("keep", [0, 5, 40, 0.5, 0.9])
-    def test_truncated_png(self, tmp_path, keep):
-        write_cave(tmp_path, ["beads"])
-        path = first_png(tmp_path)
-        whole = path.read_bytes()
-        path.write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
-        with pytest.raises(
-            KAError, match=r"beads_ms_01.png: cannot be read, truncated or not a PNG .* unpack the scene"
-        ):
-            load("cave", "train", tmp_path, scenes=["beads"])[0]
+    def test_truncated_png(self, tmp_path):
+        for keep in [0, 5, 40, 0.5, 0.9]:
+            write_cave(tmp_path, ["beads"])
+            path = first_png(tmp_path)
+            whole = path.read_bytes()
+            path.write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
+            with pytest.raises(
+                KAError, match=r"beads_ms_01.png: cannot be read, truncated or not a PNG .* unpack the scene"
+            ):
+                load("cave", "train", tmp_path, scenes=["beads"])[0]
 
-    @pytest.mark.parametrize("at", [0.3, 0.6, 0.95])
-    def test_corrupted_png(self, tmp_path, at):
-        write_cave(tmp_path, ["beads"])
-        path = first_png(tmp_path)
-        content = bytearray(path.read_bytes())
-        place = int(at * len(content))
-        content[place : place + 8] = bytes(8)
-        path.write_bytes(content)
-        with pytest.raises(KAError, match=r"beads_ms_01.png: cannot be read"):
-            load("cave", "train", tmp_path, scenes=["beads"])[0]
+    def test_corrupted_png(self, tmp_path):
+        for at in [0.3, 0.6, 0.95]:
+            write_cave(tmp_path, ["beads"])
+            path = first_png(tmp_path)
+            content = bytearray(path.read_bytes())
+            place = int(at * len(content))
+            content[place : place + 8] = bytes(8)
+            path.write_bytes(content)
+            with pytest.raises(KAError, match=r"beads_ms_01.png: cannot be read"):
+                load("cave", "train", tmp_path, scenes=["beads"])[0]
 
     def test_corrupted_chunk(self, tmp_path):
         """Pillow's other error, no OSError: the next chunk is not where this one says."""

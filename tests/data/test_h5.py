@@ -154,15 +154,14 @@ class TestH5Errors:
         with pytest.raises(KAError, match=r"x.h5: cannot be read"):
             scene.load()
 
-    @pytest.mark.parametrize("name", list(FIELDS.values()))
-    def test_lacks_a_field(self, tmp_path, scenes, name):
-        path = published(tmp_path / "x.h5", scenes, **{name: None})
-        with pytest.raises(KAError, match=rf"x.h5: no field {name}; give a file with GT, HSI_up, LRHSI, RGB"):
-            load("h5", "train", path)
+    def test_lacks_a_field(self, tmp_path, scenes):
+        for name in list(FIELDS.values()):
+            path = published(tmp_path / "x.h5", scenes, **{name: None})
+            with pytest.raises(KAError, match=rf"x.h5: no field {name}; give a file with GT, HSI_up, LRHSI, RGB"):
+                load("h5", "train", path)
 
-    @pytest.mark.parametrize(
-        ("name", "shape"),
-        [
+    def test_shapes_that_do_not_fit(self, tmp_path, scenes):
+        for name, shape in [
             ("GT", (3, 31, 32, 48)),
             ("GT", (2, 30, 32, 48)),
             ("HSI_up", (2, 31, 32, 44)),
@@ -171,12 +170,10 @@ class TestH5Errors:
             ("LRHSI", (2, 31, 64, 96)),
             ("RGB", (1, 3, 32, 48)),
             ("RGB", (2, 3, 16, 48)),
-        ],
-    )
-    def test_shapes_that_do_not_fit(self, tmp_path, scenes, name, shape):
-        path = published(tmp_path / "x.h5", scenes, **{name: np.zeros(shape, np.float32)})
-        with pytest.raises(KAError, match=rf"x.h5: the fields do not fit together .*{name}.*; write it again"):
-            load("h5", "train", path)
+        ]:
+            path = published(tmp_path / "x.h5", scenes, **{name: np.zeros(shape, np.float32)})
+            with pytest.raises(KAError, match=rf"x.h5: the fields do not fit together .*{name}.*; write it again"):
+                load("h5", "train", path)
 
     def test_not_four_axes(self, tmp_path, scenes):
         path = published(tmp_path / "x.h5", scenes, GT=np.zeros((31, 32, 48), np.float32))
@@ -209,9 +206,8 @@ class TestH5Errors:
         ):
             load("h5", "train", path, Degradation(4, 5, 1.0))
 
-    @pytest.mark.parametrize(
-        ("name", "value", "says"),
-        [
+    def test_values(self, tmp_path, scenes):
+        for name, value, says in [
             ("GT", np.nan, "NaN in data"),
             ("LRHSI", np.nan, "NaN in data"),
             ("GT", 1.001, r"data not in \[0, 1\] .* scale it"),
@@ -221,18 +217,16 @@ class TestH5Errors:
             ("HSI_up", 1.6, r"data not in \[-0.5, 1.5\] .* scale it"),
             ("HSI_up", 280, r"data not in \[-0.5, 1.5\] .* divide by 255"),
             ("HSI_up", np.nan, "NaN in data"),
-        ],
-    )
-    def test_values(self, tmp_path, scenes, name, value, says):
-        path = published(tmp_path / "x.h5", scenes)
-        with h5py.File(path, "r+") as file:
-            file[name][1, 2, 3, 4] = value
-        held = load("h5", "train", path)
-        same(held[0], scenes[0])
-        with pytest.raises(KAError, match=rf"x.h5: {name}, row 1: {says}"):
-            held[1].load()
-        with pytest.raises(KAError, match=rf"x.h5: {name}, row 1: {says}"):
-            held[1].crop(0, 0, 32, 32)
+        ]:
+            path = published(tmp_path / "x.h5", scenes)
+            with h5py.File(path, "r+") as file:
+                file[name][1, 2, 3, 4] = value
+            held = load("h5", "train", path)
+            same(held[0], scenes[0])
+            with pytest.raises(KAError, match=rf"x.h5: {name}, row 1: {says}"):
+                held[1].load()
+            with pytest.raises(KAError, match=rf"x.h5: {name}, row 1: {says}"):
+                held[1].crop(0, 0, 32, 32)
 
     def test_overshoot_of_bicubic_is_no_error(self, tmp_path, scenes):
         path = published(tmp_path / "x.h5", scenes)
@@ -334,18 +328,18 @@ class TestCheckH5:
         with pytest.raises(KAError, match=r"x.h5: GT has 16 rows, the source 2; write it again"):
             check_h5(tmp_path / "x.h5", scenes)
 
-    @pytest.mark.parametrize(("key", "value"), [("ratio", 8), ("source_sha256", "0"), ("stride", 16), ("scenes", "[]")])
-    def test_sees_another_attribute(self, tmp_path, scenes, key, value):
-        path, patches = tmp_path / "x.h5", Patches(scenes, 16, 8)
-        write_h5(path, patches, {})
-        with h5py.File(path, "r+") as file:
-            file.attrs[key] = value
-        with pytest.raises(KAError, match=rf"x.h5: attribute {key} is .*; write it again"):
-            check_h5(path, patches)
-        with h5py.File(path, "r+") as file:
-            del file.attrs[key]
-        with pytest.raises(KAError, match=rf"x.h5: attribute {key} is None"):
-            check_h5(path, patches)
+    def test_sees_another_attribute(self, tmp_path, scenes):
+        for key, value in [("ratio", 8), ("source_sha256", "0"), ("stride", 16), ("scenes", "[]")]:
+            path, patches = tmp_path / "x.h5", Patches(scenes, 16, 8)
+            write_h5(path, patches, {})
+            with h5py.File(path, "r+") as file:
+                file.attrs[key] = value
+            with pytest.raises(KAError, match=rf"x.h5: attribute {key} is .*; write it again"):
+                check_h5(path, patches)
+            with h5py.File(path, "r+") as file:
+                del file.attrs[key]
+            with pytest.raises(KAError, match=rf"x.h5: attribute {key} is None"):
+                check_h5(path, patches)
 
     def test_unreadable(self, tmp_path, scenes):
         with pytest.raises(KAError, match=r"x.h5: cannot be read"):
