@@ -45,17 +45,17 @@ train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/
 	@echo "The executed notebook: $(OUT)"
 
 record laptop: OUT = runs/$@
-CAMPAIGN = $(BIN)/python -m workbook.sweeps.campaign $@ --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+SWEEP = $(BIN)/python -m workbook.sweeps $(if $(filter sweep,$@),$(PRESET),$@) --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs $(JOBS))
 
-record: $(READY) ## train every row on CAVE, or go on (wants a GPU): make record DATA=/path [OUT=runs/record] [HOURS=8] [ARGS=…]
-	$(CAMPAIGN)
+record: $(READY) ## train every row on CAVE, or go on (wants a GPU): make record DATA=/path [OUT=runs/record] [JOBS=2] [ARGS=…]
+	$(SWEEP) $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
-laptop: $(READY) ## the same without a GPU, small, half an hour a row: make laptop DATA=/path [OUT=runs/laptop]
-	$(CAMPAIGN)
+laptop: $(READY) ## the same without a GPU, small, some 12 minutes a row: make laptop DATA=/path [OUT=runs/laptop]
+	$(SWEEP) $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
 sweep: OUT = runs/sweep-$(PRESET)
 sweep: $(READY) ## many notebook runs, here or on Slurm: make sweep VARIANTS="kav1 kav11" SEEDS="0 1 2" CLUSTER=local|slurm [JOBS=2] [PRESET=study DATA=/path]
-	$(BIN)/python -m workbook.sweeps.sweep $(PRESET) --out "$(OUT)" --variants $(VARIANTS) --seeds $(SEEDS) --cluster $(CLUSTER) $(if $(JOBS),--jobs $(JOBS)) $(if $(DATA),--data "$(DATA)") $(ARGS)
+	$(SWEEP) --notebooks --variants $(VARIANTS) --seeds $(SEEDS) --cluster $(CLUSTER) $(ARGS)
 
 # What a tensor leaves is kept for the next one: given back to Linux and asked for again, it costs a third of the time.
 KEEP_MEMORY = MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000

@@ -1,1 +1,1 @@
-"""Many runs: plans and the processes or cluster jobs that work them off."""
+"""Many runs: a plan in a folder, and the jobs that work it off, here or on a cluster."""

@@ -1,0 +1,7 @@
+"""`python -m workbook.sweeps`."""
+
+import sys
+
+from workbook.sweeps.command import main
+
+sys.exit(main(sys.argv[1:]))
