@@ -117,11 +117,7 @@ def _check_headers(files: Mapping[str, Sequence[Path]], ratio: int) -> None:
 
 
 def read_png(path: Path) -> Float[np.ndarray, "h w"]:
-    """One band in [0, 1].
-
-    Raises:
-        KAError: the file is damaged.
-    """
+    """One band in [0, 1]; KAError if the file is damaged."""
     try:
         with Image.open(path) as image:
             return np.asarray(image, dtype=np.float32) / np.float32(65535)

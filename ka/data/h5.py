@@ -46,11 +46,7 @@ class LazyRow:
     dtype: Any = _FLOAT32
 
     def __getitem__(self, index: Any) -> Float[np.ndarray, "..."]:
-        """Read a slice as float32.
-
-        Raises:
-            KAError: the file is gone or truncated, or the values are NaN or out of range.
-        """
+        """Read a slice as float32; KAError if the file is gone or truncated, or values are NaN or out of range."""
         key = index if isinstance(index, tuple) else (index,)
         try:
             status = os.stat(self.path)
@@ -162,10 +158,8 @@ def _check_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], ratio: int)
     n, bands, h, w = shapes["gt"]
     row = sum(4 * math.prod(shape[1:]) for shape in shapes.values())
     if row > (memory := _memory()):
-        raise KAError(
-            f"{path}: one row takes {row / 2**30:,.0f} GiB and this machine has {memory / 2**30:.0f} ({listed}); cut "
-            "it into patches"
-        )
+        sizes = f"{row / 2**30:,.0f} GiB and this machine has {memory / 2**30:.0f}"
+        raise KAError(f"{path}: one row takes {sizes} ({listed}); cut it into patches")
     own_ratio = h // shapes["lr"][2]
     fit = own_ratio > 0 and shapes["up"] == shapes["gt"] and shapes["lr"] == (n, bands, h / own_ratio, w / own_ratio)
     if not fit or (shapes["msi"][0], *shapes["msi"][2:]) != (n, h, w):
@@ -227,12 +221,8 @@ def write_h5(path: str | Path, source: Patches | SceneSet, provenance: Mapping[s
     """Write scenes or patches in the published layout, float32, one chunk a row, whole or not at all.
 
     One row is in memory at a time, beside the scenes themselves. Attributes: source hash, scene names, patch size and
-    stride, blur, offset, ratio and response, under the names that `load` reads, and those of `provenance`.
-
-    Args:
-        path: the file, replaced where it exists.
-        source: what to write.
-        provenance: more attributes, strings or numbers, such as the version of ka; they may not replace the others.
+    stride, blur, offset, ratio and response, under the names that `load` reads, and those of `provenance` (strings or
+    numbers, such as the version of ka; none of the others).
 
     Raises:
         KAError: an attribute given twice, or the disk is full.

@@ -87,11 +87,7 @@ class Patches:
         return 4 * len(self.scene_set) * (2 * self.scene_set.n_bands + self.scene_set.n_msi) * h * w
 
     def to(self, device: torch.device) -> "DevicePatches":
-        """The same patches, cut on a device: gt, up and msi of all scenes are read and moved there now.
-
-        Raises:
-            torch.OutOfMemoryError: the device lacks the memory (see `nbytes`).
-        """
+        """The same patches, cut on a device: gt, up and msi of all scenes (`nbytes`) are read and moved there now."""
         h, w = self.scene_set[0].gt.shape[1:]
         channels = 2 * self.scene_set.n_bands + self.scene_set.n_msi
         scenes = torch.empty((len(self.scene_set), channels, h * w), dtype=torch.float32, device=device)
@@ -105,9 +101,9 @@ class Patches:
 
 @dataclass(frozen=True, eq=False)
 class DevicePatches:
-    """Patches cut on a device from scenes held there, with the values and the order of `Patches`; made by `Patches.to`.
+    """Patches cut on a device from scenes held there, with the values and order of `Patches`; made by `Patches.to`.
 
-    A cut, its flip or rotation and the stacking of a batch are one gather: all are a matter of which pixels are read.
+    A cut, its flip or rotation and the stacking of a batch are one gather of pixels.
 
     Attributes:
         patches: the patches.
@@ -123,11 +119,7 @@ class DevicePatches:
         return len(self.patches)
 
     def plan(self, draws: Sequence[Draw]) -> Int[Tensor, "draws b 3"]:
-        """Scene, first pixel and symmetry of every patch, on the device; `draws` are of equal length.
-
-        Raises:
-            IndexError: no such patch.
-        """
+        """Scene, first pixel and symmetry of every patch, on the device; `draws` are of equal length."""
         (down, across), width = self.patches.grid, self.patches.scene_set[0].gt.shape[2]
         indices = np.array([indices for indices, _ in draws], dtype=np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):

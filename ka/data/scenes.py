@@ -89,9 +89,6 @@ class SceneSet:
         msi_names: name of each channel of `msi`.
         scenes: the scenes; those of CAVE are read when first asked for, then kept.
         srf: the response that made `msi`, `channels bands`; None if unknown.
-
-    Raises:
-        KAError: when a scene of another ratio than the degradation's is asked for.
     """
 
     name: str
@@ -148,11 +145,7 @@ def check_values(values: np.ndarray, where: str, low: float = 0.0, high: float =
 
 
 def choose(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> list[str]:
-    """The wanted ones of the scenes `names` of `what`, in their order; all for None.
-
-    Raises:
-        KAError: none is wanted, or one that is not there.
-    """
+    """The wanted ones of the scenes `names` of `what`, in their order; all for None, KAError for others or none."""
     wanted = [wanted] if isinstance(wanted, str) else wanted
     if wanted is not None and not wanted:
         raise KAError(f"scenes: none of {what} is chosen; name some of {', '.join(names[:40])}, or give None for all")

@@ -134,11 +134,7 @@ def respond(
 def broad_bands(
     wavelengths: Float[np.ndarray, " bands"], ranges: list[tuple[float, float]]
 ) -> Float[np.ndarray, "channels bands"]:
-    """A response of one row per range (lowest, highest) in nm: the plain average over the bands inside it.
-
-    Raises:
-        KAError: a range without a band.
-    """
+    """A response of one row per range (lowest, highest) in nm: the plain average over the bands inside it."""
     inside = np.array([(wavelengths >= low) & (wavelengths <= high) for low, high in ranges], dtype=np.float64)
     for (low, high), row in zip(ranges, inside, strict=True):
         if not row.any():
