@@ -3,9 +3,11 @@
 How a difference to the baseline is judged is in `workbook.results.compare`.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -93,8 +95,7 @@ def table(
         row = Row(name, seeds[name], stats, changes, here=here, printed=printed_for(name))
         rows.append(_with_costs(row, measurement))
     rows = _bold(rows)
-    notes = [*_quality_notes(results, scenes, which), *_difference_notes(rows, baseline, len(compared))]
-    return Table(rows, baseline, [*notes, *_cost_notes(results, measurement)])
+    return Table(rows, baseline, _notes(rows, results, scenes, which, baseline, len(compared), measurement))
 
 
 def _with_costs(row: Row, measurement: Measurement | None) -> Row:
@@ -180,65 +181,36 @@ def _bold(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, bold=frozenset(bold[row.name])) for row in rows]
 
 
-def _quality_notes(results: Sequence[Result], scenes: Sequence[str], which: str) -> list[str]:
-    """What a reader must know of the numbers, as far as it applies."""
-    if not results:
-        return ["No run of this protocol yet: nothing was measured."]
-    whose = {"best": "those that validation chose", "last": "the last", "average": "the averaged"}[which]
-    if which == "best" and not results[0].config.hold_out:
-        whose = "the last (nothing was held out to choose by)"
-    plural = "s, whole, mean over scenes" if len(scenes) > 1 else ", whole"
-    return [
-        f"{len(scenes)} test scene{plural}; mean over seeds, ± sample standard deviation over seeds where there "
-        f"are several. Weights: {whose}."
-    ]
-
-
-def _difference_notes(rows: Sequence[Row], baseline: str, m: int) -> list[str]:
-    bold = f"Bold: best of its column, and better than {baseline} by an interval without zero. Else nothing is."
-    if not m:
-        return [bold]
-    notes = [
-        f"Δ is a variant minus {baseline}; in brackets its interval, 95 % for all {m} variants at once "
-        f"(Bonferroni: {1 - 0.05 / m:.2%} each), paired by scene, and by seed where both had the same. The three "
-        "metrics are not corrected for one another."
-    ]
-    covers = {difference.covers for row in rows for difference in row.differences.values()}
-    if "scenes" in covers:
-        notes.append(
-            "Intervals that cover scenes only: no model has a second seed, so they say how other test scenes might "
-            "move a difference, not how another seed might (the study's code moved by 0.2 to 0.3 dB)."
-        )
-    if "scenes and seeds" in covers or "seeds" in covers:
-        notes.append(
-            "The noise of seeds is pooled over all models with several, on the assumption that it is the same for "
-            "all; so it is in the intervals of models with one seed too."
-        )
-    if "seeds" in covers:
-        notes.append("Intervals that cover seeds only: there is one test scene, and others may rank differently.")
-    if "" in covers:
-        notes.append(
-            "No interval (–): too few test scenes (five or so are the least), and too few runs with other seeds "
-            "(three of one model, or two of two)."
-        )
-    return [*notes, bold]
-
-
-def _cost_notes(results: Sequence[Result], measurement: Measurement | None) -> list[str]:
+def _notes(
+    rows: Sequence[Row],
+    results: Sequence[Result],
+    scenes: Sequence[str],
+    which: str,
+    baseline: str,
+    m: int,
+    measurement: Measurement | None,
+) -> list[str]:
+    """What a reader must know of the numbers, as far as it applies (`notes.json`)."""
+    text: dict[str, str] = json.loads(Path(__file__).with_name("notes.json").read_text(encoding="utf-8"))
+    notes = [text["none"]]
+    if results:
+        whose = {"best": "those that validation chose", "last": "the last", "average": "the averaged"}[which]
+        if which == "best" and not results[0].config.hold_out:
+            whose = "the last (nothing was held out to choose by)"
+        whole = f"{len(scenes)} test scene" + ("s, whole, mean over scenes" if len(scenes) > 1 else ", whole")
+        notes = [text["quality"].format(scenes=whole, whose=whose)]
+    if m:
+        covers = {difference.covers for row in rows for difference in row.differences.values()}
+        notes.append(text["difference"].format(baseline=baseline, m=m, level=1 - 0.05 / m))
+        notes += [text["covers scenes"]] * ("scenes" in covers)
+        notes += [text["pooled"]] * bool({"scenes and seeds", "seeds"} & covers)
+        notes += [text["covers seeds"]] * ("seeds" in covers)
+        notes += [text["covers nothing"]] * ("" in covers)
+    here = f" (dim {results[0].config.dim})" if results else ""
+    notes += [text["bold"].format(baseline=baseline), text["parameters"].format(here=here)]
     time = "not measured."
     if measurement is not None:
-        size, bands, dim = (getattr(measurement.setting, key) for key in ("inference_size", "n_bands", "dim"))
-        time = (
-            f"{size}×{size}×{bands} image, dim {dim}, {measurement.device}, {measurement.label}, deployed; median, and "
-            f"in brackets the quartiles of the ratio over {measurement.setting.inference_rounds} rounds. Rows with the "
-            "same GFLOPs and deployed parameters fold to the same computation: what their times differ by is the error "
-            "of the clock."
-        )
-    return [
-        "Parameters are for 31 bands at dim 48: “reported” as the study counts (with parameters that no output "
-        "depends on), “deployed” after folding; “here” are the live ones of this protocol's own model"
-        + (f" (dim {results[0].config.dim})." if results else "."),
-        f"GFLOPs: 10⁹ operations (2 per multiply-add) for a 512×512×31 image at dim 48, deployed. Time: {time}",
-        "“Study” is what the authors printed for 2,000 epochs on CAVE at dim 48 with one seed, beside the variant "
-        "that their code ran; shorter runs of ours cannot be compared with it in level.",
-    ]
+        setting, where = measurement.setting, {"device": measurement.device, "label": measurement.label}
+        sizes = {"size": setting.inference_size, "bands": setting.n_bands, "dim": setting.dim}
+        time = text["time"].format(**sizes, **where, rounds=setting.inference_rounds)
+    return [*notes, text["flops"].format(time=time), text["study"]]
