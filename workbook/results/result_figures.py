@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -107,17 +105,14 @@ def quality_against_cost(table: Table) -> Figure:
 
 
 def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
-    """Names of the labelled rows, those that share a place by turns right and left, one line apart at least."""
+    """Names of the labelled rows at the right of their points, at least a line apart from the next one below."""
     spots = sorted((row.stats["psnr"].mean, at, row.name) for row, at in zip(rows, x, strict=True))
     spots = [spot for spot in spots if spot[2] in LABELLED]
-    heights = np.array([y for y, _, _ in spots])
-    step = 0.042 * (max(heights) - min(heights)) if len(spots) > 1 else 0.0
-    taken = {-1: -math.inf, 1: -math.inf}
+    line = 0.042 * (spots[-1][0] - spots[0][0]) if spots else 0.0
+    below = -math.inf
     for y, at, name in spots:
-        side = min(taken, key=lambda side: (taken[side] > y - step, -side))
-        taken[side] = max(y, taken[side] + step)
-        beside: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if side > 0 else "right", "va": "center"}
-        axis.annotate(name, (at, taken[side]), (7 * side, 0), fontsize=7, **beside)
+        below = max(y, below + line)
+        axis.annotate(name, (at, below), (7, 0), textcoords="offset points", fontsize=7, va="center")
 
 
 @styled
