@@ -17,7 +17,8 @@ loaded = ka.load_checkpoint("weights.safetensors")
 gt = np.random.default_rng(0).random((4, 32, 32), dtype=np.float32)
 scene = ka.data.observe("noise", gt, np.full((2, 4), 0.25), ka.Degradation(4))
 scenes = ka.data.SceneSet("mine", "test", ka.Degradation(4), None, (2, 1, 0), ("a", "b"), [scene])
-print(json.dumps({"psnr": ka.evaluate(ka.Network(loaded), scenes).mean("psnr"), "modules": sorted(sys.modules)}))
+psnr = [ka.evaluate(ka.Network(network.eval()), scenes).mean("psnr") for network in (model, loaded)]
+print(json.dumps({"psnr": psnr, "modules": sorted(sys.modules)}))
 """
 
 
@@ -48,5 +49,6 @@ def test_a_fresh_environment_has_the_models_alone(tmp_path: Path) -> None:
     used = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert used.returncode == 0, used.stderr
     shown = json.loads(used.stdout)
-    assert 0 < shown["psnr"] < 60
+    before, after = shown["psnr"]
+    assert before == after  # of noise, by random weights: any number will do
     assert not any(name.split(".")[0] in ("workbook", "IPython", "matplotlib") for name in shown["modules"])
