@@ -104,12 +104,13 @@ def test_a_plan_is_added_to_and_never_contradicted(planned: Path, capsys: pytest
         (["record"], "record trains on cave; give its folder with --data"),
         (["record", "--data", "/nowhere"], "/nowhere: no such folder"),
         (["smoke", "--colour", "3"], "unrecognized arguments: --colour 3"),
+        (["smoke", "--out", "/proc/new"], "/proc/new cannot be written ("),
     ],
 )
 def test_what_cannot_work_is_refused_and_leaves_no_plan(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in refusal(capsys, *arguments, "--out", str(tmp_path / "new"))
+    assert message in refusal(capsys, "--out", str(tmp_path / "new"), *arguments)
     assert not (tmp_path / "new" / "plan.json").exists()
 
 

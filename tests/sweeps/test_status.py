@@ -9,7 +9,8 @@ from workbook.sweeps.folder import Sweep
 from workbook.sweeps.plan import Planned
 from workbook.sweeps.status import Lines, Standing, estimate, standings
 
-RESULT = '{"iterations": 3, "seconds": 90.0, "methods": {"best": {"a": {"psnr": 30.0}, "b": {"psnr": 31.0}}}}'
+RESULT = """{"iterations": 3, "seconds": 90.0, "methods": {"best": {"a": {"psnr": 30.0}, "b": {"psnr": 31.0}}},
+"history": [{"step": 3, "loss": 0.2, "psnr": 29.0, "psnr_average": null}]}"""
 
 
 def begin(sweep: Sweep, planned: Planned) -> None:
@@ -39,6 +40,7 @@ def test_every_run_stands_as_its_folder_says(tmp_path: Path) -> None:
         "run": "kav1-seed0", "state": "running", "iteration": "1 of 3", "loss": "0.10000",
         "validation PSNR (dB)": "32.25", "time left": "1.0 min", "note": "",
     }  # fmt: skip
+    assert (runs[0].loss, runs[0].psnr, runs[0].left) == (0.2, 29.0, None)
     assert runs[0].note == "test PSNR 30.50 dB, trained for 1.5 min"
     assert runs[2].note == "no more"
     assert runs[3].left is None

@@ -7,7 +7,7 @@ python -m workbook.sweeps --data /path/to/CAVE --out runs/record        # goes o
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,11 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line.
-
-    Raises:
-        KAError: an argument that does not exist, or a value of the wrong kind.
-    """
+    """The command line; an argument that does not exist, or a value of the wrong kind, is a `KAError`."""
     asked = Parser().parse_args(arguments)
     if asked.hours is not None:
         raise KAError(
@@ -106,11 +102,11 @@ def prepare(asked: argparse.Namespace) -> Sweep:
     return replace(sweep, total=total, jobs=jobs)
 
 
-def _planning(folder: Path) -> FileLock:
+def _planning(folder: Path) -> AbstractContextManager[object]:
     """Makes sure that one process at a time makes or changes the plan."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / ".plan.lock")
+        return FileLock(folder / ".plan.lock").acquire()
     except OSError as error:
         raise KAError(f"{folder} cannot be written ({error.strerror or error}); choose another --out") from error
 

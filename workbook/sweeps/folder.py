@@ -28,31 +28,18 @@ DAY = 24 * 60  # minutes
 
 @dataclass(frozen=True)
 class Sweep:
-    """A plan in its folder, and what is this call's alone. A run whose metrics and weights are kept is done.
-
-    Attributes:
-        plan: what is to be trained.
-        folder: where.
-        data: the data set's folder here; None where it is not needed.
-        device: as in `Config`.
-        cluster: `local` or `slurm`.
-        jobs: runs at a time.
-        minutes: after which Slurm stops a job; it is then queued again, and goes on.
-        slurm: options of sbatch, such as partition or gres.
-        notebooks: train each run as an executed copy of `train.ipynb`.
-        total: iterations of a run; None where that depends on scenes that are not here.
-    """
+    """A plan in its folder, and what is this call's alone. A run whose metrics and weights are kept is done."""
 
     plan: Plan
     folder: Path
-    data: str | None = None
-    device: str = "auto"
-    cluster: str = "local"
-    jobs: int = 1
-    minutes: int = DAY
-    slurm: Mapping[str, Any] = field(default_factory=dict)
-    notebooks: bool = False
-    total: int | None = None
+    data: str | None = None  # the data set's folder here, where it needs one
+    device: str = "auto"  # as in `Config`
+    cluster: str = "local"  # or slurm
+    jobs: int = 1  # runs at a time
+    minutes: int = DAY  # after which Slurm stops a job; it is then queued again, and goes on
+    slurm: Mapping[str, Any] = field(default_factory=dict)  # options of sbatch, such as partition or gres
+    notebooks: bool = False  # train each run as an executed copy of `train.ipynb`
+    total: int | None = None  # iterations of a run; None where that depends on scenes that are not here
 
     def config(self, planned: Planned) -> Config:
         """The configuration of a run here."""

@@ -40,33 +40,19 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep.
+    """The runs of a sweep."""
 
-    Attributes:
-        protocol: the preset it began with.
-        shared: fields of `Config` that all runs share.
-        runs: what is to be trained, in order.
-        made: when, by which version and commit.
-        format: of the file.
-    """
-
-    protocol: str
-    shared: dict[str, Any]
-    runs: tuple[Planned, ...]
-    made: dict[str, Any] | None = None
-    format: Literal[1] = 1
+    protocol: str  # the preset it began with
+    shared: dict[str, Any]  # fields of `Config` that all runs share
+    runs: tuple[Planned, ...]  # what is to be trained, in order
+    made: dict[str, Any] | None = None  # when, by which version and commit
+    format: Literal[1] = 1  # of the file
 
     @classmethod
     def new(
         cls, protocol: str, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None, **changes: Any
     ) -> Self:
-        """A plan of a preset, seed by seed.
-
-        Args:
-            protocol: name of the preset.
-            variants: which rows; None for all.
-            seeds: of every row; None for the preset's.
-            changes: fields of `Config` to change.
+        """A plan of a preset, seed by seed: of all rows, of the preset's seed, with fields of `Config` changed.
 
         Raises:
             KAError: unknown preset, variant or field, impossible value.
@@ -94,11 +80,7 @@ class Plan:
     def config(
         self, planned: Planned, data: str | None = None, device: str = "auto", run_dir: str | None = None
     ) -> Config:
-        """The configuration of one of the runs, with what belongs to the machine.
-
-        Raises:
-            KAError: unknown variant, impossible value.
-        """
+        """The configuration of one of the runs, with what belongs to the machine."""
         place = data if data is not None or self.shared["dataset"] == "indian_pines" else "not kept"
         here = {"variant": planned.variant, "seed": planned.seed, "data_root": place, "device": device}
         return Config(**self.shared | here, run_dir=run_dir)
@@ -126,11 +108,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The plan in a file, None where there is none.
-
-        Raises:
-            KAError: it is damaged, or of another version.
-        """
+        """The plan in a file, None where there is none; one that is damaged or of another version is a `KAError`."""
         try:
             plan = msgspec.json.decode(path.read_bytes(), type=cls)
             if plan.protocol not in PRESETS:

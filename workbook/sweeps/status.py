@@ -19,28 +19,16 @@ from workbook.sweeps.plan import Planned
 
 @dataclass(frozen=True)
 class Standing:
-    """How a run stands.
-
-    Attributes:
-        name: the run.
-        state: `done`, `running`, `queued` (a job has still to begin it), `failed`, `stopped` (begun, and nobody trains
-            it), `missing`.
-        total: iterations; None where it is not known.
-        step: iterations at the last validation.
-        seconds: trained until then.
-        loss: mean since the validation before; None before the first.
-        psnr: of the last validation, in dB; None before the first, or where nothing is held out.
-        note: why it failed; of a run that is done, what it reached.
-    """
+    """How a run stands: done, running, queued, failed, stopped (begun, and nobody trains it) or missing."""
 
     name: str
     state: str
-    total: int | None
-    step: int = 0
-    seconds: float = 0.0
-    loss: float | None = None
-    psnr: float | None = None
-    note: str = ""
+    total: int | None  # iterations; None where it is not known
+    step: int = 0  # at the last validation
+    seconds: float = 0.0  # trained until then
+    loss: float | None = None  # mean since the validation before
+    psnr: float | None = None  # of the last validation, in dB; None where nothing is held out
+    note: str = ""  # why it failed; of a run that is done, what it reached
 
     @property
     def left(self) -> float | None:
@@ -68,12 +56,10 @@ def standings(sweep: Sweep, queued: Collection[str] = ()) -> list[Standing]:
 
 
 def _standing(sweep: Sweep, planned: Planned, queued: bool) -> Standing:
-    run, failure = sweep.run(planned), sweep.failure(planned)
+    run, failure, note = sweep.run(planned), sweep.failure(planned), ""
     try:
         if sweep.done(planned):
             return _kept(planned.name, sweep.result(planned))
-        last, note = (run.history() or [{}])[-1], ""
-        psnrs = [last[key] for key in ("psnr", "psnr_average") if last.get(key) is not None]
         if sweep.claimed(planned):
             state = "running"
         elif queued:
@@ -82,10 +68,17 @@ def _standing(sweep: Sweep, planned: Planned, queued: bool) -> Standing:
             state, note = "failed", failure.read_text(encoding="utf-8").strip()
         else:
             state = "missing" if run.config() is None else "stopped"
-        step, seconds, psnr = last.get("step", 0), last.get("seconds", 0.0), max(psnrs, default=None)
-        return Standing(planned.name, state, sweep.total, step, seconds, last.get("loss"), psnr, note)
+        last = (run.history() or [{}])[-1]
+        seconds = last.get("seconds", 0.0)
+        return Standing(planned.name, state, sweep.total, last.get("step", 0), seconds, *_reached(last), note)
     except (KAError, OSError) as unreadable:  # a damaged folder is not the other runs' trouble
         return Standing(planned.name, "failed", sweep.total, note=" ".join(str(unreadable).split()))
+
+
+def _reached(last: Mapping[str, float | None]) -> tuple[float | None, float | None]:
+    """Loss and PSNR of a line of the history: of the better kind of weights."""
+    psnrs = [psnr for key in ("psnr", "psnr_average") if (psnr := last.get(key)) is not None]
+    return last.get("loss"), max(psnrs, default=None)
 
 
 class _Kept(msgspec.Struct):
@@ -94,6 +87,7 @@ class _Kept(msgspec.Struct):
     iterations: int
     seconds: float
     methods: dict[str, dict[str, dict[str, float | None]]]
+    history: list[dict[str, float | None]] = []
 
 
 def _kept(name: str, path: Path) -> Standing:
@@ -104,7 +98,8 @@ def _kept(name: str, path: Path) -> Standing:
         raise KAError(f"{path} is damaged ({error}); remove it, and the same command writes it again") from error
     psnr = fmean(math.nan if value is None else value for value in psnrs)
     note = f"test PSNR {psnr:.2f} dB, trained for {kept.seconds / 60:.1f} min"
-    return Standing(name, "done", kept.iterations, kept.iterations, kept.seconds, note=note)
+    reached = _reached(kept.history[-1] if kept.history else {})
+    return Standing(name, "done", kept.iterations, kept.iterations, kept.seconds, *reached, note)
 
 
 def headline(sweep: Sweep) -> str:

@@ -30,19 +30,12 @@ PATIENCE = 5.0  # seconds to wait for a claimed run: whoever only looks at it is
 
 @dataclass(frozen=True)
 class Work:
-    """A function of one run, for submitit.
-
-    Attributes:
-        sweep: whose run.
-        threads: of the processor; 0 for what the environment says.
-        gpu: the GPUs it may see, as CUDA_VISIBLE_DEVICES names them; None for what the environment says.
-        caller: the process that started this one's controller and with which it ends; 0 where it goes on alone.
-    """
+    """A function of one run, for submitit."""
 
     sweep: Sweep
-    threads: int = 0
-    gpu: str | None = None
-    caller: int = 0
+    threads: int = 0  # of the processor; 0 for what the environment says
+    gpu: str | None = None  # those it may see, as CUDA_VISIBLE_DEVICES names them; None for what the environment says
+    caller: int = 0  # the process that started this one's controller, with which it ends; 0 where it goes on alone
 
     def __call__(self, planned: Planned) -> str:
         """How it went, in a line; a run that another process works at is left to it."""
