@@ -83,9 +83,10 @@ def main_here(arguments: Sequence[str]) -> int:
 
 
 def started(arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
-    """The command in a process of its own."""
+    """The command in a process and a session of its own, as a terminal starts it."""
     line = [sys.executable, "-m", "workbook.sweeps", *arguments]
-    return subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    out = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, start_new_session=True, **out)
 
 
 def until(what: Callable[[], bool], seconds: float = 240) -> None:

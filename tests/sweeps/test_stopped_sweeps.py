@@ -50,6 +50,8 @@ def going_on(folder: Path, *more: str) -> Iterator["subprocess.Popen[bytes]"]:
                 member.kill()
         process.kill()
         process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def works_at(folder: Path, name: str) -> psutil.Process:
@@ -68,9 +70,12 @@ def test_stopped_and_moved_it_ends_with_the_same_bits(tmp_path: Path, stop: sign
     folder, moved, whole = tmp_path / "stopped", tmp_path / "elsewhere", tmp_path / "whole"
     with going_on(folder, "--jobs", "2") as process:
         until(lambda: saved_step(folder / "runs" / "kav11-seed0") > 2)
-        process.send_signal(stop)
-        assert process.wait() == (130 if stop == signal.SIGINT else -stop)
+        os.killpg(process.pid, stop) if stop == signal.SIGINT else process.send_signal(stop)
+        _, said = process.communicate()
+        assert process.returncode == (130 if stop == signal.SIGINT else -stop)
         until(lambda: not family(folder), 20)
+    if stop == signal.SIGINT:  # a terminal's Ctrl-C reaches all processes, and one of them speaks
+        assert said == b"stopped; the same command goes on (jobs of Slurm go on without it)\n"
     assert not (folder / "failed").exists()
     (start,) = json.loads((folder / "runs" / "kav11-seed0" / "environment.json").read_text())["starts"]
     assert start["threads"] == 1
@@ -79,7 +84,8 @@ def test_stopped_and_moved_it_ends_with_the_same_bits(tmp_path: Path, stop: sign
     assert len(json.loads((moved / "runs" / "kav11-seed0" / "environment.json").read_text())["starts"]) == 2
     assert not list(moved.rglob("*.part"))
     if stop == signal.SIGKILL:
-        assert started(long(whole, "--jobs", "1")).wait() == 0
+        with going_on(whole, "--jobs", "1") as alone:
+            assert alone.wait() == 0
         assert same_weights(moved, whole)
 
 

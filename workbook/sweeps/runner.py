@@ -73,6 +73,19 @@ def _explained(cluster: str) -> Iterator[None]:
         raise KAError(f"no jobs could be started on {cluster} ({line}); {cure}") from error
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Processes started in the block have no stderr: submitit's controllers would print a traceback at Ctrl-C."""
+    with open(os.devnull, "wb") as nowhere:
+        stderr = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
 def _here(sweep: Sweep, look: Callable[[Sequence[str]], object]) -> None:
     """A process per run, as many at a time as there are places."""
     pick_device(sweep.device)
@@ -88,7 +101,7 @@ def _here(sweep: Sweep, look: Callable[[Sequence[str]], object]) -> None:
         while waiting or working:
             while waiting and free:
                 planned, place = waiting.pop(0), free.pop(0)
-                with _explained(sweep.cluster):
+                with _explained(sweep.cluster), _silent():
                     working.append((planned, place, executor.submit(Work(sweep, caller=caller, **place), planned)))
             look([planned.name for planned in (*waiting, *(turn[0] for turn in working))])
             for planned, place, job in [turn for turn in working if turn[2].done()]:
