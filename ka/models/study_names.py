@@ -119,7 +119,8 @@ def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer")
     """Names of one KA layer's weights of the study, as ours; its dead weights are left out.
 
     Raises:
-        KAError: a name that is neither a part of this variant nor one of the study's dead weights.
+        KAError: a name that is neither a part of this variant nor one of the study's dead weights; window kernels or
+            a gate of a shape that cannot be theirs.
     """
     ours: dict[str, Tensor] = {}
     windows: dict[int, Tensor] = {}
@@ -130,6 +131,8 @@ def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer")
         if re.fullmatch(dead, key):
             continue
         if key in ("convlayer.conv.weight", "convlayer1.params"):
+            if value.ndim != 4 or len(value) % N_WINDOWS:
+                raise _misshapen(where, key, value, f"({N_WINDOWS}·c, c, k, k)")
             windows = dict(enumerate(rearrange(value, "(m o) i u v -> m o i u v", m=N_WINDOWS)))
         elif found := re.fullmatch(r"convlayers\.(\d)\.conv\.weight", key):
             windows[int(found[1])] = value
@@ -142,6 +145,9 @@ def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer")
             strange.append(key)
     _refuse(strange, row, where)
     if windows:
+        for m, value in windows.items():
+            if value.shape != windows[min(windows)].shape:
+                raise _misshapen(where, f"convlayers.{m}.conv.weight", value, "the shape of the other windows")
         ours["window_kernels.weight"] = torch.stack([windows[m] for m in sorted(windows)])
     return ours | _reweight_keys(reweight, where)
 
@@ -167,6 +173,9 @@ def _reweight_keys(weights: StateDict, where: str) -> dict[str, Tensor]:
         weight, bias = weights.get(f"{stem}.weight"), weights.get(f"{stem}.bias")
         if weight is None or bias is None:
             raise KAError(f"{where}: unexpected wink_reweight.{stem} without both weight and bias; the file is damaged")
+        if weight.ndim < 2 or bias.shape != weight.shape[:1]:
+            shapes = f"(n, m) and its bias (n,), not {tuple(bias.shape)}"
+            raise _misshapen(where, f"wink_reweight.{stem}.weight", weight, shapes)
         matrix = weight.flatten(1)
         if name := names.get(tuple(matrix.shape)):
             put(ours, f"{name}.weight", matrix, f"wink_reweight.{stem}.weight", where)
@@ -190,6 +199,10 @@ def put(state: dict[str, Tensor], name: str, value: Tensor, key: str, where: str
 def some(keys: list[str], most: int = 4) -> str:
     """The first of many names, and how many more there are."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+def _misshapen(where: str, key: str, value: Tensor, expected: str) -> KAError:
+    return KAError(f"{where}: {key} has shape {tuple(value.shape)}, not {expected}; the file is damaged")
 
 
 def _refuse(keys: list[str], row: Variant, where: str) -> None:

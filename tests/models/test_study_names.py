@@ -9,7 +9,7 @@ from torch import Tensor
 
 import ka
 from ka.models.checkpoints import load_checkpoint
-from ka.models.study_names import DEAD_PARTS
+from ka.models.study_names import DEAD_PARTS, study_layer_keys
 from ka.models.variants import VARIANTS
 
 
@@ -153,3 +153,21 @@ def test_kav9s_linear_in_any_shape() -> None:
     for shape in ((4,), (4, 1), (1, 4), (4, 1, 1, 1), (1, 4, 1, 1)):
         state = {key: value.reshape(shape) if "kernels_linear" in key else value for key, value in study.items()}
         assert same(model, load_checkpoint(state, "kav9")), shape
+
+
+def test_misshapen_weights_are_named() -> None:
+    """A truncated or transposed tensor is the file's fault, and said of it by name."""
+    kernels, gate = torch.ones(16, 4, 3, 3), {"wink_reweight.convs.0.weight": torch.ones(4, 4)}
+    for row, key, weights in (
+        ("kav7", "convlayer.conv.weight", {"convlayer.conv.weight": kernels[:-1]}),
+        ("kav7", "convlayer.conv.weight", {"convlayer.conv.weight": kernels[0]}),
+        ("kav7", "convlayers.1.conv.weight", {f"convlayers.{m}.conv.weight": kernels[m:] for m in range(4)}),
+        ("kav18", "wink_reweight.convs.0.weight", gate | {"wink_reweight.convs.0.bias": torch.ones(3)}),
+        (
+            "kav18",
+            "wink_reweight.convs.0.weight",
+            {key: torch.ones(4) for key in (*gate, "wink_reweight.convs.0.bias")},
+        ),
+    ):
+        with pytest.raises(ka.KAError, match=rf"^a\.pth: {re.escape(key)} has shape .*damaged$"):
+            study_layer_keys(weights, VARIANTS[row], "a.pth")
