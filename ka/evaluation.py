@@ -20,13 +20,9 @@ Method = Callable[[Scene], Tensor]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one method on a set of scenes.
+    """Metrics of one method on a set of scenes."""
 
-    Attributes:
-        scenes: scene name → metric name → value.
-    """
-
-    scenes: Mapping[str, Mapping[str, float]]
+    scenes: Mapping[str, Mapping[str, float]]  # scene name → metric name → value
 
     def values(self, metric: str) -> Float[np.ndarray, " scenes"]:
         """One metric, scene by scene."""

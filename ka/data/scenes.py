@@ -15,21 +15,13 @@ ARRAYS = ("gt", "up", "lr", "msi")
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One scene and what is observed of it; arrays in [0, 1], numpy or `ka.data.h5.LazyRow`, which reads when sliced.
-
-    Attributes:
-        name: the scene's name.
-        gt: truth, `bands h w`.
-        lr: low-resolution hyperspectral image, `bands h/ratio w/ratio`.
-        up: `lr` upsampled, bicubic, `bands h w`; overshoots [0, 1] a little.
-        msi: multispectral image (RGB for CAVE), `channels h w`.
-    """
+    """One scene and what is observed of it; arrays in [0, 1], numpy or `ka.data.h5.LazyRow` (read when sliced)."""
 
     name: str
-    gt: Float[np.ndarray, "bands h w"]
-    lr: Float[np.ndarray, "bands h/ratio w/ratio"]
-    up: Float[np.ndarray, "bands h w"]
-    msi: Float[np.ndarray, "channels h w"]
+    gt: Float[np.ndarray, "bands h w"]  # truth
+    lr: Float[np.ndarray, "bands h/ratio w/ratio"]  # low-resolution hyperspectral image
+    up: Float[np.ndarray, "bands h w"]  # `lr` upsampled, bicubic; overshoots [0, 1] a little
+    msi: Float[np.ndarray, "channels h w"]  # multispectral image (RGB for CAVE)
 
     @property
     def ratio(self) -> int:
@@ -78,27 +70,16 @@ def observe(
 
 @dataclass(frozen=True, eq=False)
 class SceneSet:
-    """The scenes of one split of one dataset, all of one size and simulated in one way.
+    """The scenes of one split of one dataset, all of one size and simulated in one way."""
 
-    Attributes:
-        name: the dataset, one of `ka.data.DATASETS`.
-        split: one of `ka.data.SPLITS`.
-        degradation: how `lr` was simulated.
-        wavelengths: band centres in nm, `bands`; None if unknown.
-        display: the bands of `gt` to show as red, green and blue.
-        msi_names: name of each channel of `msi`.
-        scenes: the scenes; those of CAVE are read when first asked for, then kept.
-        srf: the response that made `msi`, `channels bands`; None if unknown.
-    """
-
-    name: str
-    split: str
-    degradation: Degradation
-    wavelengths: Float[np.ndarray, " bands"] | None
-    display: tuple[int, int, int]
-    msi_names: tuple[str, ...]
-    scenes: Sequence[Scene]
-    srf: Float[np.ndarray, "channels bands"] | None = None
+    name: str  # the dataset, one of `ka.data.DATASETS`
+    split: str  # one of `ka.data.SPLITS`
+    degradation: Degradation  # how `lr` was simulated
+    wavelengths: Float[np.ndarray, " bands"] | None  # band centres in nm; None if unknown
+    display: tuple[int, int, int]  # the bands of `gt` to show as red, green and blue
+    msi_names: tuple[str, ...]  # name of each channel of `msi`
+    scenes: Sequence[Scene]  # the scenes; those of CAVE are read when first asked for, then kept
+    srf: Float[np.ndarray, "channels bands"] | None = None  # the response that made `msi`; None if unknown
 
     @property
     def ratio(self) -> int:

@@ -25,17 +25,11 @@ def count_parameters(model: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of a variant.
+    """Parameters of a variant."""
 
-    Attributes:
-        live: those the output depends on (all that our model has).
-        dead: what the study's module held besides.
-        deployed: after `PSRT.fold`; equal to `live` where the variant does not fold.
-    """
-
-    live: int
-    dead: int
-    deployed: int
+    live: int  # those the output depends on (all that our model has)
+    dead: int  # what the study's module held besides
+    deployed: int  # after `PSRT.fold`; equal to `live` where the variant does not fold
 
     @property
     def reported(self) -> int:
