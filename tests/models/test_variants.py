@@ -65,6 +65,7 @@ def test_parameters(name: str) -> None:
     count = ka.parameter_count(name)
     assert count.live == LIVE[name]
     assert count.dead == (0 if name in OURS else DEAD.get(name, count.dead))
+    assert count.reported == LIVE[name] + count.dead
     if name in REPORTED_MILLIONS:
         assert round(count.reported / 1e6, 3) == REPORTED_MILLIONS[name]
     assert count.deployed == BACKBONE + 18 * DEPLOYED[name] if name in DEPLOYED else count.deployed <= count.live
