@@ -17,18 +17,12 @@ Values = Float[np.ndarray, "seeds scenes"]
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference to the baseline with its interval.
+    """A mean difference to the baseline with its interval."""
 
-    Attributes:
-        value: this model minus the baseline.
-        low, high: the interval; None where scenes and seeds are too few for one.
-        covers: what the interval covers: `scenes and seeds`, `scenes`, `seeds`, or nothing.
-    """
-
-    value: float
-    low: float | None = None
+    value: float  # this model minus the baseline
+    low: float | None = None  # the interval; None where scenes and seeds are too few for one
     high: float | None = None
-    covers: str = ""
+    covers: str = ""  # what the interval covers: `scenes and seeds`, `scenes`, `seeds`, or nothing
 
     @property
     def excludes_zero(self) -> bool:
@@ -54,7 +48,7 @@ def seed_noise(
         values: model → one metric, seeds × scenes; those with undefined values tell nothing.
         seeds: model → its seeds, in the order of its rows.
     """
-    means = {model: each.mean(1) for model, each in values.items() if each.size and np.isfinite(each).all()}
+    means = {model: rows.mean(1) for model, rows in values.items() if rows.size and np.isfinite(rows).all()}
     if not set(weights) <= set(means):
         return SeedNoise()
     first, *others = (seeds[name] for name in weights)
@@ -111,16 +105,15 @@ def critical(gaps: Float[np.ndarray, " scenes"], noise: SeedNoise, alpha: float,
     return float(np.quantile(t, 1 - alpha, method="higher"))
 
 
-def interval(difference: Difference) -> str:
-    """A difference with its interval, as `+0.123 [−0.045, +0.291]`; a dash where there is none."""
+def interval(difference: Difference | None) -> str:
+    """A difference with its interval, as `+0.123 [−0.045, +0.291]`; a dash for what is not there."""
+    if difference is None:
+        return "–"
     if not math.isfinite(difference.value):
         return "undefined"
-    ends = (
-        "–"
-        if difference.low is None or difference.high is None
-        else f"[{_signed(difference.low)}, {_signed(difference.high)}]"
-    )
-    return f"{_signed(difference.value)} {ends}"
+    if difference.low is None or difference.high is None:
+        return f"{_signed(difference.value)} –"
+    return f"{_signed(difference.value)} [{_signed(difference.low)}, {_signed(difference.high)}]"
 
 
 def _signed(value: float) -> str:

@@ -5,20 +5,19 @@ mean of several such pairs, which part and chance share less of (a main effect: 
 Experimenters", chapter 5); or a difference of two differences (an interaction). The verdict asks the interval alone.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
+import msgspec
 
 from ka.errors import KAError, unknown
 from ka.metrics import METRICS
 from ka.models.variants import VARIANTS
-from workbook.results.compare import Difference, Values, difference, interval, seed_noise
+from workbook.results.compare import Difference, interval
 from workbook.results.stored import SHOWN, Result
-from workbook.results.table import by_variant, measured
+from workbook.results.table import by_variant, differences, measured
 
 Verdict = Literal["supported", "refuted", "better", "worse", "not decided at this budget", "not run"]
 Claim = Literal["better", "worse", "open"]
@@ -26,25 +25,17 @@ Claim = Literal["better", "worse", "open"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison that answers (a part of) a question.
+    """One comparison that answers (a part of) a question."""
 
-    Attributes:
-        label: what is compared with what, in a few words.
-        weights: variant → weight; they add up to zero.
-        claim: what the study says of the first side: `better`, `worse`, or nothing (`open`).
-    """
-
-    label: str
-    weights: Mapping[str, float]
-    claim: Claim = "open"
+    label: str  # what is compared with what, in a few words
+    weights: Mapping[str, float]  # variant → weight; they add up to zero
+    claim: Claim = "open"  # what the study says of the first side, if anything
 
     def __post_init__(self) -> None:
         """Refuse a comparison that mixes in the level of the models, or names a model that is not there."""
         if set(self.weights) - set(VARIANTS) or abs(sum(self.weights.values())) > 1e-9:
-            raise KAError(
-                f"comparison {self.label!r}: weights of known variants that add up to zero are expected, "
-                f"not {dict(self.weights)}"
-            )
+            expected = "weights of known variants that add up to zero are expected"
+            raise KAError(f"comparison {self.label!r}: {expected}, not {dict(self.weights)}")
 
 
 #: The protocols that are meant to answer, as presets of the configuration.
@@ -52,10 +43,8 @@ PROTOCOLS = ("laptop", "record")
 
 
 def _questions() -> dict[str, tuple[Comparison, ...]]:
-    text = Path(__file__).with_name("questions.json").read_text(encoding="utf-8")
-    questions = {
-        title: tuple(Comparison(**comparison) for comparison in block) for title, block in json.loads(text).items()
-    }
+    path = Path(__file__).with_name("questions.json")
+    questions = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[Comparison, ...]])
     studied = [name for name, row in VARIANTS.items() if row.has_ka and not row.ours]
     with_one = tuple(Comparison(f"{name} − conv3x3", {name: 1, "conv3x3": -1}) for name in studied)
     return questions | {"8. Against one ordinary convolution": with_one}
@@ -67,18 +56,11 @@ QUESTIONS: Mapping[str, Sequence[Comparison]] = _questions()
 
 @dataclass(frozen=True)
 class Answer:
-    """What the runs of a protocol say to one comparison.
-
-    Attributes:
-        comparison: the comparison.
-        seeds: number of seeds of each model in it.
-        differences: metric → difference with its interval, simultaneous over the question's comparisons; empty if a
-            model was not run.
-        verdict: by PSNR.
-    """
+    """What the runs of a protocol say to one comparison."""
 
     comparison: Comparison
-    seeds: Mapping[str, int] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)  # number of seeds of each model in it
+    # By metric, with intervals that are simultaneous over the question's comparisons; empty if a model was not run.
     differences: Mapping[str, Difference] = field(default_factory=dict)
 
     @property
@@ -103,60 +85,36 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
 
     Args:
         results: of one protocol, from `workbook.results.stored.read`.
-        question: a key of `QUESTIONS`.
+        question: a key of `QUESTIONS`; another one is a `KAError`.
         which: `best`, `last` or `average` weights.
-
-    Raises:
-        KAError: unknown question.
     """
     if question not in QUESTIONS:
         raise unknown("question", question, QUESTIONS)
     values = {name: metrics for name, metrics in measured(results, which).items() if metrics}
     seeds = {name: tuple(run.config.seed for run in runs) for name, runs in by_variant(results).items()}
-    comparisons = QUESTIONS[question]
-    were_run = [comparison for comparison in comparisons if set(comparison.weights) <= set(values)]
-    return [
-        _answer(comparison, values, seeds, 0.05 / len(were_run)) if comparison in were_run else Answer(comparison)
-        for comparison in comparisons
-    ]
-
-
-def _answer(
-    comparison: Comparison,
-    values: Mapping[str, Mapping[str, Values]],
-    seeds: Mapping[str, tuple[int, ...]],
-    alpha: float,
-) -> Answer:
-    differences = {}
-    for metric in SHOWN:
-        of_all = {name: metrics[metric] for name, metrics in values.items()}
-        plus, minus = (
-            sum(abs(w) * of_all[name].mean(0, keepdims=True) for name, w in comparison.weights.items() if w * sign > 0)
-            for sign in (1, -1)
-        )
-        noise = seed_noise(comparison.weights, of_all, seeds)
-        differences[metric] = difference(np.asarray(plus), np.asarray(minus), noise, alpha)
-    return Answer(comparison, {name: len(values[name]["psnr"]) for name in comparison.weights}, differences)
+    were_run = [comparison for comparison in QUESTIONS[question] if set(comparison.weights) <= set(values)]
+    block = []
+    for comparison in QUESTIONS[question]:
+        answer = Answer(comparison)
+        if comparison in were_run:
+            counts = {name: len(seeds[name]) for name in comparison.weights}
+            answer = Answer(comparison, counts, differences(comparison.weights, values, seeds, 0.05 / len(were_run)))
+        block.append(answer)
+    return block
 
 
 def rows(block: Sequence[Answer]) -> list[dict[str, str]]:
     """Answers as rows for `workbook.notebook.table`."""
-    lines = []
-    for answer in block:
-        cells = {
-            f"Δ {METRICS[metric].heading}": (interval(answer.differences[metric]) if answer.differences else "–")
-            for metric in SHOWN
+    return [
+        {
+            "compared": answer.comparison.label,
+            "claimed": answer.comparison.claim,
+            "seeds": ", ".join(map(str, answer.seeds.values())) or "–",
+            **{f"Δ {METRICS[metric].heading}": interval(answer.differences.get(metric)) for metric in SHOWN},
+            "verdict": answer.verdict,
         }
-        lines.append(
-            {
-                "compared": answer.comparison.label,
-                "claimed": answer.comparison.claim,
-                "seeds": ", ".join(map(str, answer.seeds.values())) or "–",
-                **cells,
-                "verdict": answer.verdict,
-            }
-        )
-    return lines
+        for answer in block
+    ]
 
 
 def summary(results: Sequence[Result], which: str = "best") -> list[dict[str, str]]:

@@ -12,11 +12,9 @@ from tabulate import tabulate
 from ka.errors import unknown
 from ka.files import write_bytes
 from ka.metrics import METRICS
-from workbook.results.compare import Difference, interval
+from workbook.results.compare import interval
 from workbook.results.result_figures import forest, quality_against_cost
-from workbook.results.speed import Spread
 from workbook.results.stored import SHOWN, UNTRAINED
-from workbook.results.study import Reported
 from workbook.results.table import Row, Stat, Table
 from workbook.style import encoded
 
@@ -41,8 +39,7 @@ def sections(table: Table) -> list[Section]:
     """Quality, differences (where there are any), and cost."""
     heads = [METRICS[metric].heading for metric in SHOWN]
     quality = [
-        [row.name, _seeds(row), *_quality(row), *(_printed(row.printed, metric) for metric in SHOWN)]
-        for row in table.rows
+        [row.name, _seeds(row), *_quality(row), *(_printed(row, metric) for metric in SHOWN)] for row in table.rows
     ]
     parts = [Section("Quality", ["model", "seeds", *heads, *(f"study: {head}" for head in heads)], quality)]
     compared = [row for row in table.rows if row.differences]
@@ -50,14 +47,8 @@ def sections(table: Table) -> list[Section]:
         judged = any(difference.low is not None for row in compared for difference in row.differences.values())
         title = f"Difference to {table.baseline}" + ", with simultaneous 95 % intervals" * judged
         head = ["model", *(f"Δ {heading}" for heading in heads), "interval covers"]
-        cells = [
-            [
-                row.name,
-                *(interval(row.differences[metric]) for metric in SHOWN),
-                row.differences[SHOWN[0]].covers or "–",
-            ]
-            for row in compared
-        ]
+        gaps = {row.name: [row.differences[metric] for metric in SHOWN] for row in compared}
+        cells = [[name, *map(interval, changes), changes[0].covers or "–"] for name, changes in gaps.items()]
         parts.append(Section(title, head, cells))
     head = ["model", "reported", "deployed", "live, here", "GFLOPs", "ms", "× psrt_noshuffle", "study: parameters (M)"]
     variants = [row for row in table.rows if row.name not in UNTRAINED]
@@ -65,14 +56,19 @@ def sections(table: Table) -> list[Section]:
 
 
 def _cost(row: Row) -> list[str]:
-    numbers = [f"{number:,}" if number is not None else "–" for number in (row.reported, row.deployed, row.here)]
-    gflops = "–" if row.gflops is None else f"{row.gflops:.1f}"
-    ms = "not measured" if row.ms is None else f"{row.ms:.0f}"
-    return [row.name, *numbers, gflops, ms, _ratio(row.ratio), _printed(row.printed, "params")]
+    counts = [_number(count, ",") for count in (row.reported, row.deployed, row.here)]
+    ms, ratio = _number(row.ms, ".0f", "not measured"), "not measured"
+    if row.ratio is not None:
+        ratio = f"{row.ratio.median:.2f} ({row.ratio.low:.2f} to {row.ratio.high:.2f})"
+    return [row.name, *counts, _number(row.gflops, ".1f"), ms, ratio, _printed(row, "params")]
 
 
-def _ratio(ratio: Spread | None) -> str:
-    return "not measured" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+def _number(value: float | None, form: str, absent: str = "–") -> str:
+    return absent if value is None else format(value, form)
+
+
+def _printed(row: Row, name: str) -> str:
+    return _number(getattr(row.printed, name, None), ".3f")
 
 
 def to_markdown(table: Table) -> str:
@@ -97,8 +93,8 @@ def to_readme(table: Table, language: str = "en") -> str:
             f"`{row.name}`",
             _seeds(row),
             *([_mean(row.stats[metric]) for metric in SHOWN] if row.stats else [absent, "–", "–"]),
-            interval(row.differences["psnr"]) if row.differences else "–",
-            _printed(row.printed, "psnr"),
+            interval(row.differences.get("psnr")),
+            _printed(row, "psnr"),
         ]
         for row in table.rows
     ]
@@ -117,11 +113,8 @@ def to_latex(table: Table) -> str:
         body = tabulate(part.rows, part.head, tablefmt="latex_booktabs", disable_numparse=True, colalign=columns)
         lines = [r"\begin{table*}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"]
         parts.append("\n".join([*lines, rf"\caption{{{_tex(part.title)}.}}", body, r"\end{table*}"]))
-    notes = _tex(" ".join(table.notes))
-    parts[-1] = parts[-1].replace(
-        r"\end{table*}", rf"\par\smallskip\parbox{{\textwidth}}{{{notes}}}" + "\n" + r"\end{table*}"
-    )
-    text = "\n\n".join(parts) + "\n"
+    notes = rf"\par\smallskip\parbox{{\textwidth}}{{{_tex(' '.join(table.notes))}}}"
+    text = "\n\n".join(parts).removesuffix(r"\end{table*}") + notes + "\n" + r"\end{table*}" + "\n"
     for sign, command in _TEX_SIGNS.items():
         text = text.replace(sign, command)
     return text
@@ -155,51 +148,38 @@ def _mean(stat: Stat) -> str:
     return f"{stat.mean:.3f}" + ("" if stat.std is None else f" ± {stat.std:.3f}")
 
 
-def _printed(printed: Reported | None, name: str) -> str:
-    value = None if printed is None else getattr(printed, name)
-    return "–" if value is None else f"{value:.3f}"
-
-
 def to_csv(table: Table) -> str:
     """Every number of the table, one row each, plain (RFC 4180); empty where there is none."""
     lines = [_csv_row(row) for row in table.rows]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\r\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(lines)
-    return out.getvalue()
+    return text.getvalue()
 
 
 def _csv_row(row: Row) -> dict[str, str]:
-    def number(value: float | None) -> str:
-        return (
-            "" if value is None or not math.isfinite(value) else f"{round(value, 6) + 0.0:.6f}".rstrip("0").rstrip(".")
-        )
-
-    line = {
-        "model": row.name,
-        "status": "measured" if row.stats else "not run",
-        "seeds": " ".join(map(str, row.seeds)),
-    }
+    status = "measured" if row.stats else "not run"
+    line = {"model": row.name, "status": status, "seeds": " ".join(map(str, row.seeds))}
     for metric in SHOWN:
-        stat = row.stats.get(metric, Stat(math.nan))
-        difference = row.differences.get(metric, Difference(math.nan))
-        line[metric] = number(stat.mean)
-        line[f"{metric}_std"] = number(stat.std)
-        line[f"{metric}_difference"] = number(difference.value)
-        line[f"{metric}_low"] = number(difference.low)
-        line[f"{metric}_high"] = number(difference.high)
-        line[f"{metric}_covers"] = difference.covers
+        stat, difference = row.stats.get(metric), row.differences.get(metric)
+        line |= {metric: _plain(stat, "mean"), f"{metric}_std": _plain(stat, "std")}
+        line[f"{metric}_difference"] = _plain(difference, "value")
+        line |= {f"{metric}_{end}": _plain(difference, end) for end in ("low", "high")}
+        line[f"{metric}_covers"] = difference.covers if difference else ""
         line[f"{metric}_bold"] = "yes" if metric in row.bold else ""
-        line[f"{metric}_study"] = number(None if row.printed is None else getattr(row.printed, metric))
-    for name in ("reported", "deployed", "here"):
-        line[f"parameters_{name}"] = "" if getattr(row, name) is None else str(getattr(row, name))
-    line["parameters_study_millions"] = number(None if row.printed is None else row.printed.params)
-    line |= {"gflops": number(row.gflops), "ms": number(row.ms)}
-    ratio = row.ratio or Spread(math.nan, math.nan, math.nan, math.nan)
-    return line | {
-        "ms_ratio": number(ratio.median), "ms_ratio_low": number(ratio.low), "ms_ratio_high": number(ratio.high)
-    }  # fmt: skip
+        line[f"{metric}_study"] = _plain(row.printed, metric)
+    line |= {f"parameters_{name}": _plain(row, name) for name in ("reported", "deployed", "here")}
+    line["parameters_study_millions"] = _plain(row.printed, "params")
+    line |= {name: _plain(row, name) for name in ("gflops", "ms")}
+    ends = {"ms_ratio": "median", "ms_ratio_low": "low", "ms_ratio_high": "high"}
+    return line | {column: _plain(row.ratio, name) for column, name in ends.items()}
+
+
+def _plain(record: object, name: str) -> str:
+    """A number of a record to six decimals at most; empty where record or number is absent or undefined."""
+    value = getattr(record, name, None)
+    return "" if value is None or not math.isfinite(value) else f"{round(value, 6) + 0.0:.6f}".rstrip("0").rstrip(".")
 
 
 def write(table: Table, folder: str | Path) -> list[Path]:
@@ -208,10 +188,13 @@ def write(table: Table, folder: str | Path) -> list[Path]:
     Raises:
         KAError: the folder cannot be written.
     """
-    texts = {"results.csv": to_csv(table), "results.md": to_markdown(table), "results.tex": to_latex(table)}
-    figures = {"differences.pdf": forest(table), "quality_cost.pdf": quality_against_cost(table)}
-    files = {name: text.encode() for name, text in texts.items()}
-    files |= {name: encoded(figure, "pdf") for name, figure in figures.items()}
+    files = {
+        "results.csv": to_csv(table).encode(),
+        "results.md": to_markdown(table).encode(),
+        "results.tex": to_latex(table).encode(),
+        "differences.pdf": encoded(forest(table), "pdf"),
+        "quality_cost.pdf": encoded(quality_against_cost(table), "pdf"),
+    }
     for name, data in files.items():
         write_bytes(Path(folder) / name, data)
     return [Path(folder) / name for name in files]

@@ -50,17 +50,16 @@ def _legend(figure: Figure, marks: Sequence[tuple[str, str, str, float]]) -> Non
 
 def mark(axis: Axes, difference: Difference, y: float, colour: str) -> None:
     """A difference as a dot, open where it has no interval, and its interval as a bar."""
-    face = colour
+    face = "white"
     if difference.low is not None and difference.high is not None:
         axis.plot([difference.low, difference.high], [y, y], color=colour, solid_capstyle="butt")
-    else:
-        face = "white"
+        face = colour
     axis.plot(difference.value, y, "o", color=colour, markersize=4, markerfacecolor=face)
 
 
 def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
-    differences = [(y, row.differences[metric]) for y, row in enumerate(rows)]
-    differences = [(y, difference) for y, difference in differences if math.isfinite(difference.value)]
+    everything = [(y, row.differences[metric]) for y, row in enumerate(rows)]
+    differences = [(y, difference) for y, difference in everything if math.isfinite(difference.value)]
     axis.axvline(0, color="black", linewidth=0.8)
     for y, difference in differences:
         good = (difference.value > 0) == (METRICS[metric].better == "higher")
@@ -70,9 +69,8 @@ def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
     axis.locator_params(axis="x", nbins=5)
     if differences:
         # An interval from few seeds may be a hundred times as wide as the differences: it is cut at the frame.
-        ends = [end or 0.0 for _, each in differences for end in (each.value, each.low, each.high)]
-        reach = max(map(abs, ends))
-        reach = min(reach, 6 * max(abs(difference.value) for _, difference in differences)) or reach
+        reach = max(abs(end or 0.0) for _, gap in differences for end in (gap.value, gap.low, gap.high))
+        reach = min(reach, 6 * max(abs(gap.value) for _, gap in differences)) or reach
         if reach > 0:
             axis.set_xlim(-1.08 * reach, 1.08 * reach)
 
@@ -117,12 +115,7 @@ def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
 
 @styled
 def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS), which: str = "best") -> Figure:
-    """Differences in PSNR with their intervals, question by question; what was not run is named without a mark.
-
-    Args:
-        results, which: as `answers`.
-        questions: keys of `QUESTIONS`, top to bottom.
-    """
+    """Differences in PSNR with their intervals, question by question; what was not run is named without a mark."""
     blocks = [(title, answers(results, title, which)) for title in questions]
     height = sum(len(block) + 1.2 for _, block in blocks)
     figure = Figure(figsize=(9.5, 0.9 + 0.2 * height), layout="constrained")

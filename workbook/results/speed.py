@@ -18,10 +18,8 @@ from ka.files import write_json
 from ka.models.variants import VARIANTS
 
 BASELINE = "psrt_noshuffle"
-CONVOLUTION = "conv3x3"
-"""The row whose KA layer is one ordinary convolution."""
-SCENES_OF = "kav11"
-"""The model of whole scenes."""
+CONVOLUTION = "conv3x3"  # the row whose KA layer is one ordinary convolution
+SCENES_OF = "kav11"  # the model of whole scenes
 
 
 @dataclass(frozen=True)
@@ -177,8 +175,8 @@ class Measurement:
 
     def to_convolution(self, name: str) -> float | None:
         """Time of a variant's KA layer by that of one ordinary convolution; None where either is not measured."""
-        one, convolution = (self.variants[key].layer if key in self.variants else None for key in (name, CONVOLUTION))
-        return None if one is None or convolution is None else one.ms / convolution.ms
+        layer, convolution = (self.variants[key].layer if key in self.variants else None for key in (name, CONVOLUTION))
+        return None if layer is None or convolution is None else layer.ms / convolution.ms
 
     def of_gemm(self, name: str) -> float:
         """FLOPs per second of a variant's training step, of what the matrix product reached."""
@@ -213,10 +211,8 @@ def read(path: str | Path) -> dict[str, Measurement]:
     except FileNotFoundError:
         return {}
     except (msgspec.MsgspecError, OSError, ValueError) as error:
-        raise KAError(
-            f"{path} is damaged or of another kind ({error}); restore it, or remove it and measure again with make "
-            "bench"
-        ) from error
+        cure = "restore it, or remove it and measure again with make bench"
+        raise KAError(f"{path} is damaged or of another kind ({error}); {cure}") from error
 
 
 def write(path: str | Path, devices: Mapping[str, Measurement]) -> None:

@@ -35,32 +35,27 @@ KEPT = ("time", "python", "packages", "commit", "system", "cpu", "cores", "threa
 
 @dataclass(frozen=True)
 class Parameters:
-    """Of the run's own model: live, with the study's dead ones, and folded."""
+    """Of the run's own model."""
 
     live: int
-    reported: int
-    deployed: int
+    reported: int  # with the study's dead ones
+    deployed: int  # folded
 
 
 @dataclass(frozen=True)
 class Record:
-    """One file: a finished run as plain values, None for what is undefined or infinite.
-
-    `config` is without paths; `environment` holds versions, commit and hardware of the last start; `best` the step and
-    kind of the weights that validation chose; `methods` every metric by method and scene; `history` what was noted at
-    every validation (empty in older files).
-    """
+    """One file: a finished run as plain values, None for what is undefined or infinite."""
 
     format: Literal[1]
-    config: dict[str, Any]
-    environment: dict[str, Any]
+    config: dict[str, Any]  # without paths
+    environment: dict[str, Any]  # versions, commit and hardware of the last start
     split: Literal["test"]
-    best: dict[str, Any]
+    best: dict[str, Any]  # step and kind of the weights that validation chose
     iterations: int
     seconds: float
     parameters: Parameters
-    methods: dict[str, dict[str, dict[str, float | None]]]
-    history: tuple[dict[str, float | None], ...] = ()
+    methods: dict[str, dict[str, dict[str, float | None]]]  # every metric by method and scene
+    history: tuple[dict[str, float | None], ...] = ()  # noted at every validation; empty in older files
 
     @classmethod
     def of(cls, run: Run) -> "Record":
@@ -86,10 +81,8 @@ class Record:
             }
             return msgspec.convert(values, cls)
         except (msgspec.MsgspecError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise KAError(
-                f"{run.path}: environment.json or metrics.json is damaged or missing ({error!r}); restore it, or train "
-                "again with restart=True"
-            ) from error
+            what = f"{run.path}: environment.json or metrics.json is damaged or missing ({error!r})"
+            raise KAError(f"{what}; restore it, or train again with restart=True") from error
 
 
 @dataclass(frozen=True)
@@ -214,18 +207,14 @@ def check(results: Iterable[Result]) -> list[Result]:
         if before.name == result.name:
             raise KAError(f"{result.name} is there twice, with one seed; keep one of the two")
     for result in ordered[1:]:
-        first, other = ordered[0].protocol, result.protocol
+        first, other, both = ordered[0].protocol, result.protocol, f"{ordered[0].name} and {result.name}"
         if changed := [f"{key}: {first[key]!r} and {other[key]!r}" for key in first if first[key] != other[key]]:
-            raise KAError(
-                f"{ordered[0].name} and {result.name} are of different protocols ({'; '.join(changed)}); "
-                "only variant and seed may differ: keep each protocol in a folder of its own"
-            )
+            cure = "only variant and seed may differ: keep each protocol in a folder of its own"
+            raise KAError(f"{both} are of different protocols ({'; '.join(changed)}); {cure}")
         for method in UNTRAINED:
             if not _alike(ordered[0].methods[method], result.methods[method]):
-                raise KAError(
-                    f"{ordered[0].name} and {result.name} were measured on different data ({method} has other scenes "
-                    "or values); measure both on the same"
-                )
+                what = f"on different data ({method} has other scenes or values)"
+                raise KAError(f"{both} were measured {what}; measure both on the same")
     return ordered
 
 
@@ -261,25 +250,18 @@ def _load(path: Path) -> Result:
     return result
 
 
-def save_small(run: Run, path: str | Path) -> None:
-    """Write a finished run's best weights in float16 (half the size), with what they were trained on in the header.
+def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
+    """Keep a finished run's best weights as `<variant>.safetensors` in a folder: float16, half the size.
+
+    The header says what they were trained on.
 
     Raises:
         KAError: the run is not finished, or the file cannot be written.
     """
     metrics = run.metrics()
+    path = Path(folder) / f"{metrics['variant']}.safetensors"
     psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite
     notes = {"dataset": metrics["dataset"], "step": metrics["best"]["step"]}
     notes |= {} if psnr is None else {"psnr": round(psnr, 3)}
     save_weights(path, run.model("best"), half=True, **notes)
-
-
-def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
-    """Keep a finished run as `<variant>.safetensors` in a folder.
-
-    Raises:
-        KAError: as `save_small`.
-    """
-    path = Path(folder) / f"{run.metrics()['variant']}.safetensors"
-    save_small(run, path)
     return path

@@ -83,36 +83,26 @@ def table(
     values = measured(results, which)
     seeds = {name: tuple(result.config.seed for result in of_variant) for name, of_variant in runs.items()}
     compared = [name for name in VARIANTS if name != baseline and runs[name] and runs[baseline]]
-    rows = [
-        Row(name, stats={metric: _stat(numbers) for metric, numbers in _values(methods, scenes).items()})
-        for name in UNTRAINED
-        for methods in [[results[0].methods[name]] if results else []]
-    ]
+    untrained = {name: _values([result.methods[name] for result in results[:1]], scenes) for name in UNTRAINED}
+    rows = [Row(name, stats=_stats(metrics)) for name, metrics in untrained.items()]
     for name, of_variant in runs.items():
-        stats = {metric: _stat(numbers) for metric, numbers in values[name].items()}
-        changes = _differences(name, baseline, values, seeds, 0.05 / len(compared)) if name in compared else {}
+        weights = {name: 1, baseline: -1}
+        changes = differences(weights, values, seeds, 0.05 / len(compared)) if name in compared else {}
         here = of_variant[0].record.parameters.live if of_variant else None
-        row = Row(name, seeds[name], stats, changes, here=here, printed=printed_for(name))
+        row = Row(name, seeds[name], _stats(values[name]), changes, here=here, printed=printed_for(name))
         rows.append(_with_costs(row, measurement))
     rows = _bold(rows)
-    return Table(rows, baseline, _notes(rows, results, scenes, which, baseline, len(compared), measurement))
+    return Table(rows, baseline, _notes(rows, results, which, baseline, len(compared), measurement))
 
 
 def _with_costs(row: Row, measurement: Measurement | None) -> Row:
     """Parameters, FLOPs and time as measured for CAVE at dim 48; nothing of another width or another image."""
     if measurement is None or (measurement.setting.dim, measurement.setting.n_bands) != (48, 31):
         return row
-    speed = measurement.variants.get(row.name)
-    if speed is None:
+    if (speed := measurement.variants.get(row.name)) is None:
         return row
-    return replace(
-        row,
-        reported=speed.live + dead_parameters(row.name),
-        deployed=speed.deployed,
-        gflops=speed.gflops,
-        ms=speed.inference.ms,
-        ratio=speed.to_baseline,
-    )
+    reported, ms, ratio = speed.live + dead_parameters(row.name), speed.inference.ms, speed.to_baseline
+    return replace(row, reported=reported, deployed=speed.deployed, gflops=speed.gflops, ms=ms, ratio=ratio)
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -127,9 +117,7 @@ def _scenes(results: Sequence[Result]) -> list[str]:
 def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[str, Values]]:
     """Variant → metric → its values, seeds × scenes (in one order of scenes); empty where there is no run.
 
-    Args:
-        results: of one protocol, from `read`, `from_runs` or `merge`.
-        which: `best` (chosen on validation scenes), `last` or `average` weights.
+    `results` and `which` are as in `table`.
     """
     scenes = _scenes(results)
     return {
@@ -138,20 +126,29 @@ def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[s
     }
 
 
-def _differences(
-    name: str,
-    baseline: str,
+def differences(
+    weights: Mapping[str, float],
     values: Mapping[str, Mapping[str, Values]],
     seeds: Mapping[str, tuple[int, ...]],
     alpha: float,
 ) -> dict[str, Difference]:
-    """Every metric's difference of a variant to the baseline."""
-    differences = {}
+    """Every metric's Σ weight · (mean of a variant) with its (1 - alpha) interval (`workbook.results.compare`).
+
+    Args:
+        weights: variant → weight; they add up to zero.
+        values: of all variants, from `measured`.
+        seeds: variant → its seeds.
+    """
+    changes = {}
     for metric in SHOWN:
-        of_all = {model: metrics[metric] for model, metrics in values.items() if metrics}
-        noise = seed_noise({name: 1, baseline: -1}, of_all, seeds)
-        differences[metric] = difference(of_all[name], of_all[baseline], noise, alpha)
-    return differences
+        of_all = {name: metrics[metric] for name, metrics in values.items() if metrics}
+        plus, minus = (
+            sum(abs(w) * of_all[name].mean(0, keepdims=True) for name, w in weights.items() if w * sign > 0)
+            for sign in (1, -1)
+        )
+        noise = seed_noise(weights, of_all, seeds)
+        changes[metric] = difference(np.asarray(plus), np.asarray(minus), noise, alpha)
+    return changes
 
 
 def _values(evaluations: Sequence[Evaluation], scenes: Sequence[str]) -> dict[str, Values]:
@@ -163,9 +160,12 @@ def _values(evaluations: Sequence[Evaluation], scenes: Sequence[str]) -> dict[st
     }
 
 
-def _stat(values: Values) -> Stat:
-    means = values.mean(1)
-    return Stat(float(means.mean()), float(means.std(ddof=1)) if len(means) > 1 else None)
+def _stats(values: Mapping[str, Values]) -> dict[str, Stat]:
+    means = {metric: numbers.mean(1) for metric, numbers in values.items()}
+    return {
+        metric: Stat(float(mean.mean()), float(mean.std(ddof=1)) if len(mean) > 1 else None)
+        for metric, mean in means.items()
+    }
 
 
 def _bold(rows: Sequence[Row]) -> list[Row]:
@@ -182,22 +182,17 @@ def _bold(rows: Sequence[Row]) -> list[Row]:
 
 
 def _notes(
-    rows: Sequence[Row],
-    results: Sequence[Result],
-    scenes: Sequence[str],
-    which: str,
-    baseline: str,
-    m: int,
-    measurement: Measurement | None,
+    rows: Sequence[Row], results: Sequence[Result], which: str, baseline: str, m: int, measurement: Measurement | None
 ) -> list[str]:
-    """What a reader must know of the numbers, as far as it applies (`notes.json`)."""
+    """What a reader must know of the numbers, as far as it applies (`notes.json`); `m` variants are compared."""
     text: dict[str, str] = json.loads(Path(__file__).with_name("notes.json").read_text(encoding="utf-8"))
     notes = [text["none"]]
     if results:
         whose = {"best": "those that validation chose", "last": "the last", "average": "the averaged"}[which]
         if which == "best" and not results[0].config.hold_out:
             whose = "the last (nothing was held out to choose by)"
-        whole = f"{len(scenes)} test scene" + ("s, whole, mean over scenes" if len(scenes) > 1 else ", whole")
+        count = len(_scenes(results))
+        whole = f"{count} test scene" + ("s, whole, mean over scenes" if count > 1 else ", whole")
         notes = [text["quality"].format(scenes=whole, whose=whose)]
     if m:
         covers = {difference.covers for row in rows for difference in row.differences.values()}
