@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from ka.errors import KAError
 from ka.models.counts import count_parameters
 from ka.models.variants import Variant
-from workbook.diagrams.parts import SLOTS, Part, State, chain, fresh_model, shape
+from workbook.diagrams.parts import SLOTS, Part, chain, fresh_model, shape
 from workbook.diagrams.sheet import GAP, INDENT, ONE_COLUMN, SLOT, TITLE, WHITE, WIRE, Sheet
 from workbook.style import styled
 
@@ -16,6 +16,10 @@ from workbook.style import styled
 IMAGE_X = 0.12
 LEFT, RIGHT = (0.32, 2.04), (2.16, 3.42)
 END = 0.2  # height of input and output
+LEGEND = (
+    ("present", "part of this variant"), ("absent", "part it lacks"),
+    ("feature map", "feature map"), ("kernels", "kernels"),
+)  # fmt: skip
 LAYER_HEIGHT = 6.26
 
 
@@ -23,26 +27,16 @@ def layer(row: Variant, dim: int = 48, language: str = "en") -> Figure:
     """The KA layer of a variant, top to bottom, one column (88 mm) wide.
 
     Left lane: the window kernels; right lane: the global kernel; thick line: the feature map. Boxes in place of
-    which a dashed outline stands are parts that the variant lacks.
-
-    Args:
-        row: the variant, of the table or not.
-        dim: embedding width C; the layer has c = C/2 channels.
-        language: `en` or `zh`.
-
-    Raises:
-        KAError: unknown language, no font for it, or a `dim` that cannot be built.
+    which a dashed outline stands are parts that the variant lacks. The row need not be of the table; `dim` is the
+    embedding width C, the layer has c = C/2 channels; `language` is `en` or `zh`. An unknown language, no font for it,
+    or a `dim` that cannot be built is a `KAError`.
     """
     return layers([row], dim, language, columns=1)
 
 
 @styled
 def layers(rows: Sequence[Variant], dim: int = 48, language: str = "en", columns: int = 4) -> Figure:
-    """The KA layers of several variants on one sheet, `columns` side by side, each as `layer` draws it.
-
-    Raises:
-        KAError: no rows; else as `layer`.
-    """
+    """The KA layers of variants (at least one) on one sheet, `columns` side by side, each as `layer` draws it."""
     if not rows:
         raise KAError("no variant to draw; give at least one row of ka.VARIANTS")
     across = min(columns, len(rows))
@@ -71,23 +65,17 @@ class _Placed:
 def _place(parts: Sequence[Part], x: float, y: float) -> tuple[list[_Placed], float]:
     """Parts on the grid, the first slot's top at `y`; and where the last slot ends."""
     spans = {"windows": LEFT, "global": RIGHT, "both": (LEFT[0], RIGHT[1])}
-    rows: list[list[Part]] = []
+    placed: list[_Placed] = []
+    lines, before = 0, None
     for part in parts:
         # Second convolutions by window kernels stand one below the other; the global kernel's spans both rows.
-        same = rows and rows[-1][-1].slot == part.slot and rows[-1][-1].lane != part.lane
-        if same:
-            rows[-1].append(part)
-        else:
-            rows.append([part])
-    placed = []
-    for i, row in enumerate(rows):
-        top = y + i * (SLOT + GAP)
-        for part in row:
-            left, right = spans[part.lane]
-            tall = part.slot == "second convolution" and part.lane == "global"
-            start = top - SLOT - GAP if tall else top
-            placed.append(_Placed(part, x + left, x + right, start, top + SLOT))
-    return placed, y + len(rows) * (SLOT + GAP) - GAP
+        if before is None or part.slot != before.slot or part.lane == before.lane:
+            lines += 1
+        top, (left, right) = y + (lines - 1) * (SLOT + GAP), spans[part.lane]
+        tall = part.slot == "second convolution" and part.lane == "global"
+        placed.append(_Placed(part, x + left, x + right, top - SLOT - GAP if tall else top, top + SLOT))
+        before = part
+    return placed, y + lines * (SLOT + GAP) - GAP
 
 
 def _draw_layer(sheet: Sheet, row: Variant, dim: int, x: float, y: float) -> None:
@@ -96,45 +84,34 @@ def _draw_layer(sheet: Sheet, row: Variant, dim: int, x: float, y: float) -> Non
     parts = chain(row, dim, say.language)
     own = sum(part.parameters for part in parts)
     if not row.has_ka:
-        note = say("no KA branch: window attention on all {dim} channels", dim=dim)
+        note = "no KA branch: window attention on all {dim} channels"
     elif row.kernels == "identity":
-        note = say("as run, it returns its input")
+        note = "as run, it returns its input"
     elif row.adaptive:
-        note = say("its kernels differ from image to image (axis b)")
+        note = "its kernels differ from image to image (axis b)"
     elif row.n_windows == 1:
-        note = say("its kernel is the same for every image")
+        note = "its kernel is the same for every image"
     else:
-        note = say("its kernels are the same for every image")
+        note = "its kernels are the same for every image"
     head = say("{name}: Kernel Attention layer, c = {c}", name=row.name, c=c)
     counted = say("live parameters: {layer:,} in this layer, {model:,} in the model", layer=own, model=model)
     sheet.write(f"{row.name}.head", x + 0.04, y + 0.1, head, TITLE + 1, weight="bold")
     sheet.write(f"{row.name}.counted", x + 0.04, y + 0.24, counted)
-    sheet.write(f"{row.name}.note", x + 0.04, y + 0.36, note)
+    sheet.write(f"{row.name}.note", x + 0.04, y + 0.36, say(note, dim=dim))
 
     top = y + 0.46
-    state: State = "present" if row.has_ka else "absent"
-    first = top + END + GAP
-    placed, end = _place(parts, x, first)
+    placed, end = _place(parts, x, top + END + GAP)
     out = end + GAP
     image = shape("b c h w", dim)
     for name, at in (("input, after LN1" if row.layernorm else "input, without LN1", top), ("output", out)):
-        sheet.box(f"{row.name}.{name}", state, x + 0.04, x + RIGHT[1], at, END, WHITE, say(name), number=image)
+        span = (x + 0.04, x + RIGHT[1], at, END)
+        sheet.box(f"{row.name}.{name}", row.has_ka, span, WHITE, say(name), number=image)
     _legend(sheet, row.name, x + RIGHT[0] + 0.02, top + END + 0.1)
     for spot in placed:
-        part = spot.part
-        sheet.box(
-            f"{row.name}.{part.slot}.{part.lane}.{spot.top - y:.2f}",
-            "present" if part.present else "absent",
-            spot.left,
-            spot.right,
-            spot.top,
-            spot.bottom - spot.top,
-            SLOTS[part.slot],
-            part.title,
-            part.detail,
-            f"{part.parameters:,}" if part.parameters else "",
-            INDENT,
-        )
+        part, count = spot.part, f"{spot.part.parameters:,}" if spot.part.parameters else ""
+        name = f"{row.name}.{part.slot}.{part.lane}.{spot.top - y:.2f}"
+        span = (spot.left, spot.right, spot.top, spot.bottom - spot.top)
+        sheet.box(name, part.present, span, SLOTS[part.slot], part.title, part.detail, count, INDENT)
     if row.has_ka:
         wiring = _Wiring(sheet, row, dim, placed, x, top + END, out)
         wiring.image()
@@ -144,21 +121,15 @@ def _draw_layer(sheet: Sheet, row: Variant, dim: int, x: float, y: float) -> Non
 
 @dataclass(frozen=True)
 class _Wiring:
-    """A KA layer whose boxes are placed, and the arrows between them.
-
-    Attributes:
-        placed: its parts, present and absent.
-        x: left edge of the layer.
-        start, out: bottom of the input's box, top of the output's.
-    """
+    """A KA layer whose boxes are placed, and the arrows between them."""
 
     sheet: Sheet
     row: Variant
     dim: int
-    placed: Sequence[_Placed]
-    x: float
-    start: float
-    out: float
+    placed: Sequence[_Placed]  # its parts, present and absent
+    x: float  # left edge of the layer
+    start: float  # bottom of the input's box
+    out: float  # top of the output's
 
     def present(self, *slots: str) -> list[_Placed]:
         return [at for at in self.placed if at.part.present and at.part.slot in slots]
@@ -231,13 +202,11 @@ class _Wiring:
 
 def _legend(sheet: Sheet, name: str, x: float, y: float) -> None:
     """In the right lane's free corner, above the first global kernel."""
-    states: tuple[tuple[str, State], ...] = (("part of this variant", "present"), ("part it lacks", "absent"))
-    for i, (text, state) in enumerate(states):
+    for i, (what, text) in enumerate(LEGEND):
         at = y + i * 0.135
-        sheet.sample(state, x, at)
-        sheet.write(f"{name}.legend.{state}", x + 0.27, at, sheet.say(text))
-    for i, (text, image) in enumerate((("feature map", True), ("kernels", False))):
-        at = y + (i + 2) * 0.135
-        sheet.wire([(x, at), (x + 0.2, at)], image=image)
-        sheet.write(f"{name}.legend.{text}", x + 0.27, at, sheet.say(text))
+        if what in ("present", "absent"):
+            sheet.sample(what == "present", x, at)
+        else:
+            sheet.wire([(x, at), (x + 0.2, at)], image=what == "feature map")
+        sheet.write(f"{name}.legend.{what}", x + 0.27, at, sheet.say(text))
     sheet.write(f"{name}.legend.count", x, y + 4 * 0.135, sheet.say("right: live parameters"))

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from ka.models.counts import count_parameters
 from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS
 from ka.models.variants import Variant
-from workbook.diagrams.parts import State, fresh_model, shape
-from workbook.diagrams.sheet import BLACK, INDENT, SLOT, TITLE, TWO_COLUMNS, WHITE, WIRE, Sheet
+from workbook.diagrams.parts import fresh_model, shape
+from workbook.diagrams.sheet import BLACK, INDENT, MARGIN, SLOT, TITLE, TWO_COLUMNS, WHITE, WIRE, Sheet
 from workbook.style import styled
 
 TOP, BOTTOM = 0.6, 5.44  # of the three panels
@@ -26,15 +26,8 @@ def backbone(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 3
 
     Shuffle, KA branch and the split around it stand as dashed outlines where the row lacks them.
 
-    Args:
-        row: the variant, of the table or not.
-        dim: embedding width C, a multiple of 8.
-        language: `en` or `zh`.
-        n_bands: bands of the LR-HSI.
-        n_msi: bands of the HR-MSI.
-
-    Raises:
-        KAError: unknown language, no font for it, or a size that cannot be built.
+    The row need not be of the table; `dim` is the embedding width C, a multiple of 8; `language` is `en` or `zh`. An
+    unknown language, no font for it, or a size that cannot be built is a `KAError`.
     """
     model = fresh_model(row, dim, n_bands, n_msi)
     sheet = Sheet(TWO_COLUMNS, 5.5, language)
@@ -52,26 +45,19 @@ def backbone(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 3
 
 @dataclass(frozen=True)
 class _Step:
-    """A box on a panel's main wire.
-
-    Attributes:
-        leaves: shape of what leaves it.
-        wide: whether it starts at the panel's left edge, over the shortcut's wire.
-        right: where it ends, if not at the panel's right edge.
-        line: the line of its text at whose right `number` stands.
-    """
+    """A box on a panel's main wire; one whose name starts with "sum" is a sum."""
 
     name: str
     title: str
-    leaves: str
+    leaves: str  # shape of what leaves it
     colour: str = WHITE
     detail: str = ""
     number: str = ""
     present: bool = True
     height: float = LOW
-    wide: bool = False
-    right: float | None = None
-    line: int = 0
+    wide: bool = False  # whether it starts at the panel's left edge, over the shortcut's wire
+    right: float | None = None  # where it ends, if not at the panel's right edge
+    line: int = 0  # the line of its text at whose right `number` stands
 
 
 class _Panel:
@@ -87,35 +73,21 @@ class _Panel:
         y, before = TOP, None
         for step in steps:
             self.top[step.name], self.bottom[step.name] = y, y + step.height
-            self._box(step)
+            self._draw(step, y)
             if step.present:
                 if before is not None:
                     self.arrow(before.name, step.name, before.leaves)
                 before = step
             y += step.height + self.gap
 
-    def _box(self, step: _Step) -> None:
-        top = self.top[step.name]
-        state: State = "present" if step.present else "absent"
+    def _draw(self, step: _Step, top: float) -> None:
+        name = f"{self.tag}.{step.name}"
         if step.name.startswith("sum"):
-            self.sheet.plus(f"present.{self.tag}.{step.name}", self.wire_x, top + PLUS / 2)
+            self.sheet.plus(f"present.{name}", self.wire_x, top + PLUS / 2)
             return
-        left = self.left if step.wide else self.edge
-        right = step.right or self.right
-        self.sheet.box(
-            f"{self.tag}.{step.name}",
-            state,
-            left,
-            right,
-            top,
-            step.height,
-            step.colour,
-            step.title,
-            step.detail,
-            step.number,
-            0.06 if step.wide or step.right else INDENT,
-            number_line=step.line,
-        )
+        span = (self.left if step.wide else self.edge, step.right or self.right, top, step.height)
+        text, indent = (step.title, step.detail, step.number), MARGIN if step.wide or step.right else INDENT
+        self.sheet.box(name, step.present, span, step.colour, *text, indent, step.line)
 
     def arrow(self, source: str, target: str, label: str, x: float | None = None) -> None:
         """From the bottom of a step to the top of another, a shape beside its end."""
@@ -151,7 +123,7 @@ def _draw_network(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     ]
     panel = _Panel(sheet, "a", say("(a) PSRT"), left, right, steps)
     panel.shortcut(panel.bottom["up"], "sum")
-    sheet.box("a.msi", "present", side, right, panel.top["up"], LOW, WHITE, say("msi: HR-MSI"))
+    sheet.box("a.msi", True, (side, right, panel.top["up"], LOW), WHITE, say("msi: HR-MSI"))
     panel.arrow("up", "concatenate", sizes("b m h w"), side + WIRE)
     pitch = (right - panel.edge) / len(WINDOWS)
     for i, block in enumerate(model.blocks):
@@ -161,9 +133,8 @@ def _draw_network(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
         sheet.number(f"present.{tag}.number", right - 0.04, top + 0.1, _count(block), ha="right")
         for j, window in enumerate(WINDOWS):
             start, end = panel.edge + j * pitch + 0.06, panel.edge + (j + 1) * pitch - 0.06
-            name = f"a.sar{i}-{j}"
-            width = f"w = {window}"
-            sheet.box(name, "present", start, end, top + 0.22, 0.32, GREEN, say("SaR"), width, centred=True)
+            span, size = (start, end, top + 0.22, 0.32), f"w = {window}"
+            sheet.box(f"a.sar{i}-{j}", True, span, GREEN, say("SaR"), size, centred=True)
             if j:
                 sheet.wire([(start - 0.12, top + 0.38), (start, top + 0.38)], image=True)
 
@@ -208,51 +179,36 @@ def _draw_inside(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     middle = (left + SKIP + right) / 2
     heads, width = real.attn.heads, real.attn.proj.in_features
     tokens = f"{say('{heads} heads × {d}', heads=heads, d=width // heads)}\n{say('w × w tokens')}"
+    attention = (say("window attention"), half, BLUE, tokens, _count(real.attn))
+    moved = (say("pixels do not move here"), image, VERMILLION, "")
+    if moves:
+        moved = (say("pixels move"), image, VERMILLION, say("shuffle in L2, unshuffle in L3"))
+    mlp = f"{dim} → {real.mlp.fc1.out_features} → {dim}, GELU"
     steps = [
         _Step("in", say("input"), image, wide=True),
         _Step("LN1", "LN1", image, ORANGE, number=_count(real.norm1)),
-        _Step(
-            "move",
-            say("pixels move" if moves else "pixels do not move here"),
-            image,
-            VERMILLION,
-            say("shuffle in L2, unshuffle in L3") if moves else "",
-            present=moves,
-            height=SLOT,
-        ),
+        _Step("move", *moved, present=moves, height=SLOT),
         _Step("split", say("split channels" if splits else "no split"), half, BLACK, present=splits),
-        _Step(
-            "attention",
-            say("window attention"),
-            half,
-            BLUE,
-            tokens,
-            _count(real.attn),
-            height=0.46,
-            right=middle - 0.04,
-            line=2,
-        ),
+        _Step("attention", *attention, height=0.46, right=middle - 0.04, line=2),
         _Step("concatenate", say("concatenate" if splits else "no concatenation"), image, BLACK, present=splits),
         _Step("sum1", "", image, height=PLUS),
         _Step("LN2", "LN2", image, ORANGE, number=_count(real.norm2)),
-        _Step(
-            "MLP", "MLP", image, SKY, f"{dim} → {real.mlp.fc1.out_features} → {dim}, GELU", _count(real.mlp),
-            height=SLOT,
-        ),
+        _Step("MLP", "MLP", image, SKY, mlp, _count(real.mlp), height=SLOT),
         _Step("sum2", "", image, height=PLUS),
         _Step("out", say("output"), image, wide=True),
-    ]  # fmt: skip
+    ]
     panel = _Panel(sheet, "c", say("(c) layer: L1, L2 and L3"), left, right, steps)
     panel.shortcut(panel.bottom["in"], "sum1")
     panel.shortcut(panel.bottom["sum1"] + panel.gap * 0.25, "sum2", fork=True)
     if moves:
         y = panel.top["sum1"] + PLUS / 2
         sheet.write("c.misaligned", panel.wire_x + 0.14, y, say("added to pixels that did not move"))
-    top, start = panel.top["attention"], middle + 0.04
+    start = middle + 0.04
+    span = (start, right, panel.top["attention"], 0.46)
     if real.ka is None:
-        sheet.box("c.KA", "absent", start, right, top, 0.46, PURPLE, say("no KA"), indent=INDENT)
+        sheet.box("c.KA", False, span, PURPLE, say("no KA"), indent=INDENT)
         return
-    sheet.box("c.KA", "present", start, right, top, 0.46, PURPLE, "KA", row.name, _count(real.ka))
+    sheet.box("c.KA", True, span, PURPLE, "KA", row.name, _count(real.ka))
     panel.arrow("split", "attention", branch, start + WIRE)
     panel.arrow("attention", "concatenate", branch, start + WIRE)
 

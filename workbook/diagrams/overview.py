@@ -16,15 +16,17 @@ from ka.models.counts import count_parameters
 from ka.models.variants import VARIANTS, Variant, variant
 from workbook.diagrams.ka_layer import layer
 from workbook.diagrams.network import backbone
-from workbook.diagrams.parts import SLOTS, State, chain, fresh_model
-from workbook.diagrams.sheet import PAGE, TEXT, TITLE, TWO_COLUMNS, Sheet
+from workbook.diagrams.parts import SLOTS, chain, fresh_model
+from workbook.diagrams.sheet import BLACK, PAGE, TEXT, TITLE, TWO_COLUMNS, Sheet
 from workbook.diagrams.words import Words
 from workbook.style import styled
 
 #: The study's eleven.
 STUDY = tuple(f"kav{i}" for i in range(1, 12))
 
+#: Columns: the shuffle, and the slots of the KA layer.
 HEADS = {
+    "shuffle": "shuffle",
     "window kernels": "window\nkernels",
     "reweighting": "re-\nweight",
     "global kernel, raw": "global,\nraw",
@@ -44,13 +46,8 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
 
     A filled cell holds the part's setting; a dashed outline stands for a part that the variant lacks.
 
-    Args:
-        names: keys of `ka.VARIANTS`, top to bottom.
-        dim: embedding width C.
-        language: `en` or `zh`.
-
-    Raises:
-        KAError: no names, an unknown one, unknown language, no font for it, or a `dim` that cannot be built.
+    `names` are keys of `ka.VARIANTS`, top to bottom; `language` is `en` or `zh`. No names, an unknown one, an unknown
+    language, no font for it, or a `dim` that cannot be built is a `KAError`.
     """
     rows = [variant(name) for name in names]
     if not rows:
@@ -58,13 +55,11 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
     label, count, head = 0.06 + 0.055 * max(map(len, names)), 0.62, 0.36
     pitch = min(0.3, (PAGE - head - 0.06) / len(rows))
     cell = min(0.25, pitch - 0.025)
-    columns = ["shuffle", *SLOTS]
-    step = (TWO_COLUMNS - 0.08 - label - count) / len(columns)
+    step = (TWO_COLUMNS - 0.08 - label - count) / len(HEADS)
     sheet = Sheet(TWO_COLUMNS, head + pitch * len(rows) + 0.06, language)
     say = sheet.say
-    for j, column in enumerate(columns):
-        centre = 0.04 + label + (j + 0.5) * step
-        text = say("shuffle") if column == "shuffle" else say(HEADS[column])
+    for j, column in enumerate(HEADS):
+        centre, text = 0.04 + label + (j + 0.5) * step, say(HEADS[column])
         sheet.write(f"head.{column}", centre, head / 2, text, TEXT, "bold", ha="center")
     end = TWO_COLUMNS - 0.04
     sheet.write("head.live", end, head / 2, say("live\nparameters"), TEXT, "bold", ha="right")
@@ -75,21 +70,11 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
         texts = {"shuffle": shuffled} | settings(row, dim, language)
         whys = {"": say("no KA"), "identity": say("identity")}
-        for j, column in enumerate(columns):
-            start = 0.04 + label + j * step
-            state: State = "present" if texts[column] else "absent"
-            colour = SLOTS.get(column, "#000000")
-            gid = f"{row.name}.{column}"
-            sheet.cell(
-                gid,
-                state,
-                start + 0.02,
-                start + step - 0.02,
-                top,
-                cell,
-                colour,
-                texts[column] or (whys.get(row.kernels, "") if column == "window kernels" else ""),
-            )
+        for j, column in enumerate(HEADS):
+            start, text = 0.04 + label + j * step, texts[column]
+            why = whys.get(row.kernels, "") if column == "window kernels" else ""
+            span = (start + 0.02, start + step - 0.02, top, cell)
+            sheet.cell(f"{row.name}.{column}", bool(text), span, SLOTS.get(column, BLACK), text or why)
         live = count_parameters(fresh_model(row, dim))
         sheet.number(f"{row.name}.live", end, middle, f"{live:,}", ha="right")
     return sheet.figure
@@ -107,10 +92,7 @@ def all_diagrams(language: str = "en") -> dict[str, Callable[[], Figure]]:
     """Every diagram by name: what `make figures` draws and saves.
 
     Both overviews, a backbone for every way to shuffle, with KA and without (named after the first row that has it),
-    and the KA layer of every row that has one. Names end in `_zh` for Chinese.
-
-    Raises:
-        KAError: unknown language.
+    and the KA layer of every row that has one. Names end in `_zh` for Chinese; an unknown language is a `KAError`.
     """
     end = "" if Words(language).language == "en" else f"_{language}"
     drawn: dict[str, Callable[[], Figure]] = {

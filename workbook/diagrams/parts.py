@@ -1,7 +1,6 @@
 """What a diagram of a KA layer says: a row of the variant table as parts on one fixed grid of slots."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,7 +15,6 @@ from ka.models.variants import KERNEL_SIZE, N_WINDOWS, Variant
 from workbook.diagrams.words import Words
 
 Lane = Literal["windows", "global", "both"]
-State = Literal["present", "absent"]
 
 #: The slots of a KA layer in the order in which a layer applies them, and their Okabe-Ito colours.
 SLOTS = {
@@ -35,26 +33,16 @@ SLOTS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One cell of the grid on which every KA layer is drawn.
+    """One cell of the grid on which every KA layer is drawn."""
 
-    Attributes:
-        slot: a key of `SLOTS`.
-        lane: the tensors it works on: window kernels (or maps made with them), the global kernel, or both joined.
-        present: whether the row has it.
-        title, detail: what its box says; for an absent part, what is not there.
-        short: its setting in a word or two, for the overview; "" where absent.
-        parameters: live parameters, counted on the real module.
-        shape: of what leaves it, as `axes = sizes`; a dict by lane, empty where absent.
-    """
-
-    slot: str
-    lane: Lane
-    present: bool
-    title: str
+    slot: str  # a key of `SLOTS`
+    lane: Lane  # what it works on: window kernels (or maps made with them), the global kernel, or both joined
+    present: bool  # whether the row has it
+    title: str  # what its box says; for an absent part, what is not there
     detail: str
-    short: str
-    parameters: int
-    shape: dict[str, str]
+    short: str  # its setting in a word or two, for the overview; "" where absent
+    parameters: int  # live ones, counted on the real module
+    shape: dict[str, str]  # of what leaves it, as `axes = sizes`, by lane; empty where absent
 
 
 def shape(
@@ -75,17 +63,7 @@ def shape(
     return f"{axes} = {'·'.join(extent(axis) for axis in axes.split())}"
 
 
-ABSENT = {
-    "window kernels": "no window kernels",
-    "reweighting": "no reweighting",
-    "global kernel, raw": "no global kernel",
-    "SA": "no kernel SA",
-    "global kernel, attended": "no global kernel",
-    "SE": "no SE",
-    "widening": "no widening",
-    "fusion": "no fusion",
-    "GELU": "no GELU",
-}
+ABSENT = {slot: f"no {slot.split(',')[0]}" for slot in SLOTS} | {"SA": "no kernel SA"}
 """What stands in the place of a part that a row lacks; second convolutions have texts of their own."""
 
 
@@ -94,20 +72,14 @@ def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]
 
     Every row gives the same slots and, but for SA and SE of both lanes joined, the same cells.
 
-    Args:
-        row: the variant.
-        dim: embedding width C; the layer has C/2 channels.
-        language: `en` or `zh`.
-
-    Raises:
-        KAError: unknown language, or a `dim` that cannot be built.
+    `dim` is the embedding width C, the layer has C/2 channels; `language` is `en` or `zh`. An unknown language, or a
+    `dim` that cannot be built, is a `KAError`.
     """
     layer = _Layer(row, dim, Words(language))
-    slots: tuple[Callable[[_Layer], list[Part]], ...] = (
-        *(_window_kernels, _reweighting, _raw_global_kernel, _kernel_sa, _attended_global_kernel, _se, _widening),
-        *(_second_convolutions, _fusion, _gelu),
-    )
-    return tuple(part for slot in slots for part in slot(layer))
+    raw = _global_kernel(layer, "global kernel, raw", "raw", "before SA")
+    attended = _global_kernel(layer, "global kernel, attended", "attended", "after SA")
+    kernels = (_window_kernels(layer), _reweighting(layer), raw, *_kernel_sa(layer), attended, *_se(layer))
+    return (*kernels, _widening(layer), *_second_convolutions(layer), _fusion(layer), _gelu(layer))
 
 
 @dataclass(frozen=True)
@@ -144,21 +116,17 @@ class _Layer:
     def kernels(self, which: str) -> str:
         """The shape of kernels: `first`, as they are made; `set`, as SA and SE see them; `wide`, widened; `global`."""
         row = self.row
-        batch = "b " if row.adaptive else ""
-        all_kernels = "c c k k" if row.n_windows == 1 else "n c c k k"
         if row.kernels == "pooled" and which in ("first", "set"):
             return self.sizes("b n c k k")
-        axes = {"first": all_kernels, "set": batch + all_kernels, "wide": batch + all_kernels}
-        return self.sizes(axes.get(which, batch + "c c k k"))
+        batch = "b " if row.adaptive and which != "first" else ""
+        return self.sizes(batch + ("c c k k" if row.n_windows == 1 or which == "global" else "n c c k k"))
 
     def part(
         self, slot: str, lane: Lane, title: str, detail: str, short: str, made_by: str, shapes: dict[str, str]
     ) -> Part:
         """A part that the row has; `made_by` names the layer's module whose parameters it shows."""
-        module = getattr(self.module, made_by) if made_by else None
-        count = (
-            module.numel() if isinstance(module, torch.Tensor) else 0 if module is None else count_parameters(module)
-        )
+        made = getattr(self.module, made_by) if made_by else None
+        count = made.numel() if isinstance(made, torch.Tensor) else count_parameters(made) if made else 0
         return Part(slot, lane, True, title, detail, short, count, shapes)
 
     def absent(self, slot: str, lane: Lane, title: str = "", why: str = "") -> Part:
@@ -167,10 +135,10 @@ class _Layer:
         return Part(slot, lane, False, say(title or ABSENT[slot]), say(why) if why else "", "", 0, {})
 
 
-def _window_kernels(layer: _Layer) -> list[Part]:
+def _window_kernels(layer: _Layer) -> Part:
     row, say, k = layer.row, layer.say, layer.row.size
     if not layer.runs:
-        return [layer.absent("window kernels", "windows")]
+        return layer.absent("window kernels", "windows")
     unusual = (row.n_windows, k) != (N_WINDOWS, KERNEL_SIZE)  # said where a reader would not guess it
     start = "learned, start N(0, 1)" if row.normal_init else "learned, default start"
     short = "N(0, 1)" if row.normal_init else "learned"
@@ -182,38 +150,27 @@ def _window_kernels(layer: _Layer) -> list[Part]:
         short = "learned\nN(0, 1)"
     if unusual:
         short += ",\none {k}×{k}" if row.n_windows == 1 else ",\n{k}×{k}"
-    title = say("kernel" if row.n_windows == 1 else "window kernels")
-    shapes = {"windows": layer.kernels("first")}
-    return [layer.part("window kernels", "windows", title, say(start, k=k), say(short, k=k), "window_kernels", shapes)]
+    text = say("kernel" if row.n_windows == 1 else "window kernels"), say(start, k=k), say(short, k=k)
+    return layer.part("window kernels", "windows", *text, "window_kernels", {"windows": layer.kernels("first")})
 
 
-def _reweighting(layer: _Layer) -> list[Part]:
+def _reweighting(layer: _Layer) -> Part:
     say = layer.say
     if layer.row.kernels != "reweighted":
-        return [layer.absent("reweighting", "windows")]
+        return layer.absent("reweighting", "windows")
     detail = say("1st conv → mean → MLP → b × {n}", n=layer.row.n_windows)
-    shapes = {"windows": layer.kernels("set")}
-    return [
-        layer.part("reweighting", "windows", say("reweighting"), detail, say("gate per\nsample"), "reweight", shapes)
-    ]
+    text = say("reweighting"), detail, say("gate per\nsample")
+    return layer.part("reweighting", "windows", *text, "reweight", {"windows": layer.kernels("set")})
 
 
-def _raw_global_kernel(layer: _Layer) -> list[Part]:
-    return _global_kernel(layer, "global kernel, raw", "raw", "before SA")
-
-
-def _attended_global_kernel(layer: _Layer) -> list[Part]:
-    return _global_kernel(layer, "global kernel, attended", "attended", "after SA")
-
-
-def _global_kernel(layer: _Layer, slot: str, source: str, when: str) -> list[Part]:
+def _global_kernel(layer: _Layer, slot: str, source: str, when: str) -> Part:
     row, say = layer.row, layer.say
     if not layer.has_global or row.global_from != source:
-        return [layer.absent(slot, "global", why=when)]
+        return layer.absent(slot, "global", why=when)
     bias = "bias" if row.global_bias else "no bias"
     detail = say("1×1, {wide} → {c}, " + bias, wide=row.n_windows * layer.c, c=layer.c)
-    shapes = {"global": layer.kernels("global")}
-    return [layer.part(slot, "global", say("global kernel"), detail, say(bias), "global_kernel", shapes)]
+    text = say("global kernel"), detail, say(bias)
+    return layer.part(slot, "global", *text, "global_kernel", {"global": layer.kernels("global")})
 
 
 def _kernel_sa(layer: _Layer) -> list[Part]:
@@ -234,22 +191,19 @@ def _kernel_sa(layer: _Layer) -> list[Part]:
     if joint or row.sa_among != "both":  # else there is no room for more in one lane
         detail = say(per_set, tokens=detail)
     shapes = {"windows": layer.kernels("set")} | ({"global": layer.kernels("global")} if joint else {})
-    title = say("kernel SA, {heads} heads", heads=KernelSA.n_heads)
-    return [
-        layer.part("SA", "both" if joint else "windows", title, detail, _sa_short(row, say), "sa", shapes),
-        *beside,
-    ]
+    text = say("kernel SA, {heads} heads", heads=KernelSA.n_heads), detail, _sa_short(row, say)
+    return [layer.part("SA", "both" if joint else "windows", *text, "sa", shapes), *beside]
 
 
 def _sa_short(row: Variant, say: Words) -> str:
     """The set of kernels, and what attends to what if that is not the taps alone."""
     if row.sa_among == "taps":
-        shorts = {
+        joint = {
             "windows+global": "windows,\nglobal",
             "global+windows": "global,\nwindows",
             "scrambled": "axes\ntraded",
         }
-        return say(shorts.get(row.sa, "windows"))
+        return say(joint.get(row.sa, "windows"))
     kernels = say({"windows": "windows", "scrambled": "traded"}.get(row.sa, "all"))
     return say("{kernels},\nchannels" if row.sa_among == "channels" else "{kernels},\ntaps+ch.", kernels=kernels)
 
@@ -267,22 +221,20 @@ def _se(layer: _Layer) -> list[Part]:
     else:  # a global kernel that this SE leaves out is worth a word
         title = "SE, shared"
         short = "shared,\nown glob." if own else "shared,\nwindows" if layer.has_global else "shared"
-    of_windows = {"windows": shapes["windows"]}
-    parts = [
-        layer.part("SE", "windows", say(title), squeeze, say(short), "se", of_windows)
-        if has
-        else layer.absent("SE", "windows")
-    ]
+    windows, glob = layer.absent("SE", "windows"), layer.absent("SE", "global")
+    if has:
+        text = say(title), squeeze, say(short)
+        windows = layer.part("SE", "windows", *text, "se", {"windows": shapes["windows"]})
     if own:
-        short, of_global = "" if has else say("own, for\nglobal"), {"global": shapes["global"]}
-        return [*parts, layer.part("SE", "global", say("SE of its own"), squeeze, short, "global_se", of_global)]
-    return [*parts, layer.absent("SE", "global")]
+        text = say("SE of its own"), squeeze, "" if has else say("own, for\nglobal")
+        glob = layer.part("SE", "global", *text, "global_se", {"global": shapes["global"]})
+    return [windows, glob]
 
 
-def _widening(layer: _Layer) -> list[Part]:
+def _widening(layer: _Layer) -> Part:
     say = layer.say
     if not (layer.runs and layer.row.widen):
-        return [layer.absent("widening", "windows")]
+        return layer.absent("widening", "windows")
     detail, short = {
         "linear": ("linear per tap, {c} → {c} × {c}", "linear\nc → c²"),
         "repeat": ("repeated {c}×", "repeat"),
@@ -290,8 +242,8 @@ def _widening(layer: _Layer) -> list[Part]:
         "outer": ("outer product, 2 × ({c} → {c})", "outer\nproduct"),
         "depthwise": ("output i sees input i alone", "depth-\nwise"),
     }[layer.row.widen]
-    shapes = {"windows": layer.kernels("wide")}
-    return [layer.part("widening", "windows", say("widening"), say(detail, c=layer.c), say(short), "widen", shapes)]
+    text = say("widening"), say(detail, c=layer.c), say(short)
+    return layer.part("widening", "windows", *text, "widen", {"windows": layer.kernels("wide")})
 
 
 def _second_convolutions(layer: _Layer) -> list[Part]:
@@ -325,20 +277,20 @@ def _second_convolutions(layer: _Layer) -> list[Part]:
     return [windows, whole, glob]
 
 
-def _fusion(layer: _Layer) -> list[Part]:
+def _fusion(layer: _Layer) -> Part:
     say = layer.say
     if layer.module is None or layer.module.fusion is None:
-        return [layer.absent("fusion", "both")]
+        return layer.absent("fusion", "both")
     wide = layer.module.fusion.in_features
     detail = say("concatenate, 1×1, {wide} → {c}, bias", wide=wide, c=layer.c)
-    shapes = {"windows": layer.sizes("b c h w")}
-    return [layer.part("fusion", "both", say("fusion"), detail, f"{wide} → {layer.c}", "fusion", shapes)]
+    text = say("fusion"), detail, f"{wide} → {layer.c}"
+    return layer.part("fusion", "both", *text, "fusion", {"windows": layer.sizes("b c h w")})
 
 
-def _gelu(layer: _Layer) -> list[Part]:
+def _gelu(layer: _Layer) -> Part:
     if not (layer.runs and layer.row.activation):
-        return [layer.absent("GELU", "both")]
-    return [layer.part("GELU", "both", "GELU", "", "GELU", "", {"windows": layer.sizes("b c h w")})]
+        return layer.absent("GELU", "both")
+    return layer.part("GELU", "both", "GELU", "", "GELU", "", {"windows": layer.sizes("b c h w")})
 
 
 def fresh_model(row: Variant, dim: int, n_bands: int = 31, n_msi: int = 3) -> PSRT:

@@ -32,14 +32,7 @@ def chinese() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Words:
-    """Text in one language; the English is its own key.
-
-    Attributes:
-        language: `en` or `zh` (terms of the study).
-
-    Raises:
-        KAError: another language.
-    """
+    """Text in one language, `en` or `zh` (terms of the study); another one is a `KAError`."""
 
     language: str
 
@@ -53,17 +46,15 @@ class Words:
     def font(self) -> dict[str, Any]:
         """Arguments of `FontProperties` that give this language its glyphs (in Chinese of one weight).
 
-        Raises:
-            KAError: no font with Chinese glyphs is installed.
+        Without a font that has them, a `KAError`.
         """
         if self.language == "en":
             return {}
         # The package's font first, so that files are the same everywhere; importing it would change matplotlib's
         # settings.
         with suppress(importlib.metadata.PackageNotFoundError):
-            file = Path(
-                str(importlib.metadata.distribution("zhplot").locate_file("zhplot/fonts/NotoSansSC-Regular.ttf"))
-            )
+            package = importlib.metadata.distribution("zhplot")
+            file = Path(str(package.locate_file("zhplot/fonts/NotoSansSC-Regular.ttf")))
             if file.exists():
                 return {"fname": str(file), "weight": "normal"}
         installed = {entry.name for entry in fontManager.ttflist}
