@@ -15,15 +15,11 @@ from workbook.audit.trials import EXACT, random_layer, random_maps, relative, se
 
 @dataclass(frozen=True)
 class Adaptivity:
-    """Whether a KA layer looks at the image.
-
-    `moves`: relative change of its kernels from one image to another. `error`: of f(x + y) = f(x) + f(y) - f(0),
-    relative.
-    """
+    """Whether a KA layer looks at the image."""
 
     variant: str
-    moves: float
-    error: float
+    moves: float  # relative change of its kernels from one image to another
+    error: float  # of f(x + y) = f(x) + f(y) - f(0), relative
 
     @property
     def adaptive(self) -> bool:
@@ -63,16 +59,12 @@ def adaptivity(names: Sequence[str], c: int = 24, size: int = 16, seed: int = 0)
 
 @dataclass(frozen=True, eq=False)
 class Seam:
-    """One output channel of a layer for a constant and for a smooth image.
-
-    `step`: mean |difference| between neighbouring rows of the smooth image's output, over all channels; the outer
-    border's are left out (NaN).
-    """
+    """One output channel of a layer for a constant and for a smooth image."""
 
     variant: str
     constant: Float[np.ndarray, "h w"]
     smooth: Float[np.ndarray, "h w"]
-    step: Float[np.ndarray, " h-1"]
+    step: Float[np.ndarray, " h-1"]  # mean |difference| of neighbouring rows (smooth), all channels; NaN at the border
 
     @property
     def ratio(self) -> float:
@@ -103,15 +95,11 @@ def seams(names: Sequence[str], c: int = 24, size: int = 64, channel: int = 0, s
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """A layer on training patches against the same layer on the whole image they were cut from.
-
-    `difference`: per pixel, its length over the mean length of the output. `inside`: pixels that no border of a patch
-    or a quadrant is next to.
-    """
+    """A layer on training patches against the same layer on the whole image they were cut from."""
 
     variant: str
-    difference: Float[np.ndarray, "h w"]
-    inside: Bool[np.ndarray, "h w"]
+    difference: Float[np.ndarray, "h w"]  # per pixel, its length over the mean length of the output
+    inside: Bool[np.ndarray, "h w"]  # pixels that no border of a patch or a quadrant is next to
 
     @property
     def share(self) -> float:
@@ -140,9 +128,8 @@ def patch_and_whole(
 
 def kernels_met(size: int = 512, patch: int = 64, stride: int = 32) -> Int[np.ndarray, "n size size"]:
     """How many training patches show a pixel to each window kernel (the study's patches of a scene, see `Patches`)."""
-    starts = range(0, size - patch, stride)
     half = np.zeros((2, size), dtype=int)
-    for first in starts:
+    for first in range(0, size - patch, stride):
         half[0, first : first + patch // 2] += 1
         half[1, first + patch // 2 : first + patch] += 1
     return np.einsum("py,qx->pqyx", half, half).reshape(N_WINDOWS, size, size)

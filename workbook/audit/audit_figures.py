@@ -15,7 +15,7 @@ from workbook.audit.shuffle import Placement
 from workbook.audit.table import NOISE, STUDY_ROWS, Noise, TwoPSNRs
 from workbook.audit.trials import EXACT, TAPS
 from workbook.style import styled
-from workbook.views.draw import bare
+from workbook.views.draw import row_of_axes, show_image
 
 
 def figures() -> dict[str, Callable[[], Figure]]:
@@ -39,25 +39,18 @@ def added(maps: Mapping[str, tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "
     for column, (name, pair) in zip(axes.T, maps.items(), strict=True):
         for axis, values, what in zip(column, pair, ("shortcut", "added to it"), strict=True):
             low, high = np.percentile(values, (1, 92))
-            axis.imshow(values, vmin=low, vmax=high)
-            bare(axis, xticks=[], yticks=[], title=f"{name}\n{what}" if what == "shortcut" else what)
+            show_image(axis, values, f"{name}\n{what}" if what == "shortcut" else what, vmin=low, vmax=high)
     return figure
 
 
 @styled
 def placements(placed: Sequence[Placement]) -> Figure:
     """A panel per layer: how far from its own pixel each attention output is added."""
-    figure = Figure(figsize=(2.7 * len(placed) + 0.9, 3.0), layout="constrained")
-    axes = figure.subplots(1, len(placed), squeeze=False)[0]
+    figure, axes = row_of_axes(len(placed), 2.7 * len(placed) + 0.9, 3.0)
     top = max(placement.distance.max() for placement in placed)
     for axis, placement in zip(axes, placed, strict=True):
-        drawn = axis.imshow(placement.distance, vmin=0, vmax=top)
-        bare(
-            axis,
-            xticks=[],
-            yticks=[],
-            title=f"{placement.window}×{placement.window}, {placement.layer}: {placement.share:.1%} displaced",
-        )
+        title = f"{placement.window}×{placement.window}, {placement.layer}: {placement.share:.1%} displaced"
+        drawn = show_image(axis, placement.distance, title, vmin=0, vmax=top)
     figure.colorbar(drawn, ax=axes, label="displacement (pixels)")
     return figure
 
@@ -87,17 +80,11 @@ def token_sets(sets: Mapping[str, Int[np.ndarray, "sets taps three"]]) -> Figure
 @styled
 def singular(branches: Sequence[Branch]) -> Figure:
     """Singular values of the n·c outputs before fusion, on a log scale down to rounding."""
-    figure = Figure(figsize=(5.4, 2.8), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = row_of_axes(1, 5.4, 2.8)
     for branch, marker in zip(branches, "os^Dv", strict=False):
         values = np.maximum(branch.singular, 1e-17)
-        axis.plot(
-            np.arange(1, len(values) + 1),
-            values,
-            marker=marker,
-            markersize=3,
-            label=f"{branch.variant}: rank {branch.rank}",
-        )
+        label = f"{branch.variant}: rank {branch.rank}"
+        axis.plot(np.arange(1, len(values) + 1), values, marker=marker, markersize=3, label=label)
     axis.set(xlabel="singular value", ylabel="relative size", yscale="log", ylim=(3e-18, 3))
     axis.legend(loc="center right")
     return figure
@@ -106,19 +93,14 @@ def singular(branches: Sequence[Branch]) -> Figure:
 @styled
 def adaptivity(variants: Sequence[Adaptivity]) -> Figure:
     """Error of additivity of every variant, marked by whether its kernels move with the image."""
-    figure = Figure(figsize=(6.2, 0.19 * len(variants) + 0.8), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = row_of_axes(1, 6.2, 0.19 * len(variants) + 0.8)
     for adaptive, label, marker in ((False, "fixed kernels", "o"), (True, "kernels follow the image", "D")):
         chosen = [row for row, variant in enumerate(variants) if variant.adaptive == adaptive]
         errors = [max(variants[row].error, 1e-17) for row in chosen]
         axis.scatter(errors, chosen, marker=marker, s=22, label=label, zorder=2)
     axis.axvline(EXACT, color="C6", linewidth=0.8, linestyle="--")
-    axis.set(
-        xscale="log",
-        xlim=(1e-17, 10),
-        xlabel="|f(x + y) − f(x) − f(y) + f(0)|, relative",
-        ylim=(len(variants) - 0.4, -0.6),
-    )
+    axis.set(xscale="log", xlim=(1e-17, 10), ylim=(len(variants) - 0.4, -0.6))
+    axis.set_xlabel("|f(x + y) − f(x) − f(y) + f(0)|, relative")
     axis.set_yticks(range(len(variants)), [variant.variant for variant in variants])
     axis.legend(loc="upper center")
     return figure
@@ -134,9 +116,9 @@ def seams(seams: Sequence[Seam], shown: Sequence[str]) -> Figure:
         for j, (values, what) in enumerate(((by_name[name].constant, "constant"), (by_name[name].smooth, "smooth"))):
             axis = figure.add_subplot(grid[i, j])
             low, high = np.percentile(values, (2, 98))
-            bare(axis, xticks=[], yticks=[], title=f"{name}, {what} image")
             middle, half = (low + high) / 2, max((high - low) / 2, 1e-3)
-            figure.colorbar(axis.imshow(values, vmin=middle - half, vmax=middle + half), ax=axis)
+            image = show_image(axis, values, f"{name}, {what} image", vmin=middle - half, vmax=middle + half)
+            figure.colorbar(image, ax=axis)
     axis = figure.add_subplot(grid[:, 2])
     for seam, style in zip(seams, ("-", "--", ":", "-.", (0, (1, 3))), strict=False):
         rows = np.arange(len(seam.step)) + 0.5
@@ -150,15 +132,14 @@ def seams(seams: Sequence[Seam], shown: Sequence[str]) -> Figure:
 @styled
 def agreement(agreements: Sequence[Agreement], met: Int[np.ndarray, "n h w"]) -> Figure:
     """How far a layer on patches is from the same layer on the whole; `kernels_met` beside it."""
-    figure = Figure(figsize=(3.1 * len(agreements) + 3.1, 2.9), layout="constrained")
-    *axes, last = figure.subplots(1, len(agreements) + 1)
+    figure, (*axes, last) = row_of_axes(len(agreements) + 1, 3.1 * len(agreements) + 3.1, 2.9)
     top = max(float(np.percentile(agreement.difference, 99)) for agreement in agreements)
     for axis, agreement in zip(axes, agreements, strict=True):
-        drawn = axis.imshow(agreement.difference, vmin=0, vmax=top)
-        bare(axis, xticks=[], yticks=[], title=f"{agreement.variant}: {agreement.share:.0%} of the inside equal")
+        title = f"{agreement.variant}: {agreement.share:.0%} of the inside equal"
+        drawn = show_image(axis, agreement.difference, title, vmin=0, vmax=top)
     figure.colorbar(drawn, ax=axes, label="|patches − whole|, relative", shrink=0.85)
-    drawn = last.imshow((met > 0).sum(0), vmin=0, vmax=len(met))
-    bare(last, xticks=[], yticks=[], title=f"{len(met[0])}² scene: kernels met in training")
+    title = f"{len(met[0])}² scene: kernels met in training"
+    drawn = show_image(last, (met > 0).sum(0), title, vmin=0, vmax=len(met))
     figure.colorbar(drawn, ax=last, ticks=range(len(met) + 1), shrink=0.85)
     return figure
 
@@ -166,8 +147,7 @@ def agreement(agreements: Sequence[Agreement], met: Int[np.ndarray, "n h w"]) ->
 @styled
 def selection(history: Sequence[Mapping[str, float]]) -> Figure:
     """A run at a constant rate: validation PSNR of raw and averaged weights, and what the study's rule looked at."""
-    figure = Figure(figsize=(9.5, 2.9), layout="constrained")
-    quality, loss = figure.subplots(1, 2)
+    figure, (quality, loss) = row_of_axes(2, 9.5, 2.9)
     steps = np.array([note["step"] for note in history])
     losses = [note["loss"] for note in history]
     raw, average = (np.array([note[key] for note in history]) for key in ("psnr", "psnr_average"))
@@ -175,28 +155,17 @@ def selection(history: Sequence[Mapping[str, float]]) -> Figure:
     quality.plot(steps, raw, label="raw weights")
     quality.plot(steps, average, label="averaged weights")
     quality.scatter(steps[best], raw[best], s=12, color="C0", zorder=3, label="“best” by the study's rule")
-    quality.set(
-        title=f"largest fall, second half: raw {verdict.fall:.1f} dB, averaged {verdict.fall_average:.1f} dB",
-        xlabel="iteration",
-        ylabel="validation PSNR (dB)",
-        ylim=(np.percentile(raw, 10) - 1, average.max() + 0.3),
-    )
+    falls = f"raw {verdict.fall:.1f} dB, averaged {verdict.fall_average:.1f} dB"
+    quality.set(title=f"largest fall, second half: {falls}", xlabel="iteration", ylabel="validation PSNR (dB)")
+    quality.set_ylim(np.percentile(raw, 10) - 1, average.max() + 0.3)
     quality.legend(fontsize=7, loc="lower right")
     loss.plot(steps, losses, color="C4", linewidth=1, label="training loss")
     loss.plot(steps, running_mean(losses), color="C6", label="running mean over the whole process")
     half = len(losses) // 2
-    loss.plot(
-        steps[half:],
-        running_mean(losses, half)[half:],
-        color="C3",
-        linestyle="--",
-        label="the same, resumed half-way",
-    )
-    loss.set(
-        title=f"“best”: {verdict.called_best:.0%} of the second half, up to {verdict.below:.1f} dB below the best",
-        xlabel="iteration",
-        ylabel="training loss",
-    )
+    resumed = running_mean(losses, half)[half:]
+    loss.plot(steps[half:], resumed, color="C3", linestyle="--", label="the same, resumed half-way")
+    title = f"“best”: {verdict.called_best:.0%} of the second half, up to {verdict.below:.1f} dB below the best"
+    loss.set(title=title, xlabel="iteration", ylabel="training loss")
     loss.legend(fontsize=7)
     return figure
 
@@ -204,21 +173,12 @@ def selection(history: Sequence[Mapping[str, float]]) -> Figure:
 @styled
 def differences(gaps: Mapping[str, float], noise: Noise, lowest: float = -1.0) -> Figure:
     """Printed differences to the baseline with the bands of noise; what lies below `lowest` is written at the edge."""
-    figure = Figure(figsize=(8.2, 0.21 * len(gaps) + 0.9), layout="constrained")
-    axis = figure.subplots()
-    axis.axvspan(
-        -noise.two_sigma,
-        noise.two_sigma,
-        color="C5",
-        alpha=0.18,
-        linewidth=0,
-        label=f"±{noise.two_sigma:.2f} dB: 95 % of\npairs of equal models",
-    )
-    axis.axvspan(-NOISE, NOISE, color="C5", alpha=0.35, linewidth=0, label=f"±{NOISE} dB")
-    for colour, label, chosen in (
-        ("C0", "the study's table", [name for name in gaps if name in STUDY_ROWS]),
-        ("C1", "the later report", [name for name in gaps if name not in STUDY_ROWS]),
-    ):
+    figure, (axis,) = row_of_axes(1, 8.2, 0.21 * len(gaps) + 0.9)
+    two_sigma = f"±{noise.two_sigma:.2f} dB: 95 % of\npairs of equal models"
+    for half, alpha, label in ((noise.two_sigma, 0.18, two_sigma), (NOISE, 0.35, f"±{NOISE} dB")):
+        axis.axvspan(-half, half, color="C5", alpha=alpha, linewidth=0, label=label)
+    for colour, label, of_study in (("C0", "the study's table", True), ("C1", "the later report", False)):
+        chosen = [name for name in gaps if (name in STUDY_ROWS) == of_study]
         places = [list(gaps).index(name) for name in chosen]
         axis.scatter([max(gaps[name], lowest) for name in chosen], places, s=22, color=colour, label=label, zorder=3)
     for row, gap in enumerate(gaps.values()):
@@ -233,8 +193,7 @@ def differences(gaps: Mapping[str, float], noise: Noise, lowest: float = -1.0) -
 @styled
 def two_psnrs(measured: Sequence[TwoPSNRs]) -> Figure:
     """PSNR of every band, and the two numbers that are printed under the one name."""
-    figure = Figure(figsize=(4.75 * len(measured), 2.9), layout="constrained")
-    axes = figure.subplots(1, len(measured), squeeze=False)[0]
+    figure, axes = row_of_axes(len(measured), 4.75 * len(measured), 2.9)
     for axis, psnrs in zip(axes, measured, strict=True):
         axis.plot(np.arange(1, len(psnrs.bands) + 1), psnrs.bands, color="C5", linewidth=1, label="each band, peak 1")
         for value, label, colour, style in (

@@ -23,17 +23,8 @@ from workbook.training.step import Step, start
 def constant_rate(config: Config, scenes: Data, every: int = 5) -> list[dict[str, float]]:
     """Train in memory, without a run folder; every so many iterations, measure raw and averaged weights.
 
-    Args:
-        config: the run, so many `iterations` long; nothing of it is written.
-        scenes: `load_data(config)`, with validation scenes.
-        every: iterations between measurements.
-
-    Returns:
-        Per measurement: step, mean training loss since the last, validation PSNR (dB) of the raw weights (psnr) and of
-        the averaged ones (psnr_average).
-
-    Raises:
-        KAError: the configuration's length is in epochs, or it holds no validation scene out.
+    Gives, per measurement: step, mean training loss since the last, validation PSNR (dB) of the raw weights (psnr) and
+    of the averaged ones (psnr_average). A length in epochs, or no validation scene, is a `KAError`.
     """
     if config.iterations is None or not scenes.val:
         raise KAError("this small training wants iterations and validation scenes; give iterations, not epochs")
@@ -63,23 +54,14 @@ def called_best(losses: Sequence[float]) -> Bool[np.ndarray, " n"]:
 
 @dataclass(frozen=True)
 class Kept:
-    """Validation PSNR (dB) of the weights that each rule would keep of a run.
+    """Validation PSNR (dB) of the weights that each rule would keep of a run."""
 
-    Attributes:
-        last: the raw weights of the last measurement (what the study's table took).
-        running_mean: the raw weights that the running mean of the training loss called "best" last.
-        validated: the raw weights that validation would choose.
-        average: the averaged weights of the last measurement.
-        step: root mean square change of the raw weights' PSNR from one measurement to the next, second half.
-        step_average: the same of the averaged weights.
-    """
-
-    last: float
-    running_mean: float
-    validated: float
-    average: float
-    step: float
-    step_average: float
+    last: float  # the raw weights of the last measurement (what the study's table took)
+    running_mean: float  # the raw weights that the running mean of the training loss called "best" last
+    validated: float  # the raw weights that validation would choose
+    average: float  # the averaged weights of the last measurement
+    step: float  # root mean square change of the raw weights' PSNR between measurements, second half
+    step_average: float  # the same of the averaged weights
 
     def rows(self) -> list[dict[str, str]]:
         values = {
@@ -94,13 +76,9 @@ class Kept:
 
 
 def kept(history: Sequence[Mapping[str, float]]) -> Kept:
-    """What the rules for choosing weights make of a run's history (see `Kept`).
+    """What the rules for choosing weights make of the history of a run with validation (`Result.history`).
 
-    Args:
-        history: of a run with validation, as `Result.history`.
-
-    Raises:
-        KAError: fewer than four measurements.
+    Fewer than four measurements are a `KAError`.
     """
     if len(history) < 4:
         raise KAError(f"a history of {len(history)} measurements shows no jitter; at least 4 are expected")
@@ -113,19 +91,13 @@ def kept(history: Sequence[Mapping[str, float]]) -> Kept:
 
 @dataclass(frozen=True)
 class Selection:
-    """What the study's rule makes of the second half of a history, in dB where not a share.
+    """What the study's rule makes of the second half of a history, in dB where not a share."""
 
-    `called_best`: share of the measurements that it calls "best". `below`: how far the worst of these lies below the
-    best raw weights so far. `tolerance`: how many times the late losses (last quarter) a loss can be and still be
-    called "best". `fall`, `fall_average`: largest fall of validation PSNR from one measurement to the next, of raw and
-    of averaged weights.
-    """
-
-    called_best: float
-    below: float
-    tolerance: float
-    fall: float
-    fall_average: float
+    called_best: float  # share of the measurements that it calls "best"
+    below: float  # how far the worst of these lies below the best raw weights so far
+    tolerance: float  # how many times the late losses (last quarter) a loss can be and still be called "best"
+    fall: float  # largest fall of validation PSNR from one measurement to the next, of raw weights
+    fall_average: float  # and of averaged ones
 
 
 def selection(history: Sequence[Mapping[str, float]]) -> Selection:

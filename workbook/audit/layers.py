@@ -21,16 +21,11 @@ from workbook.audit.trials import EXACT, TAPS, random_layer, random_maps, relati
 
 @dataclass(frozen=True)
 class Kav2:
-    """Relative differences (largest, float64).
+    """Relative differences (largest, float64)."""
 
-    `reshapes`: Linear of taps grouped as (n, -1, c), and as (c, -1, c).
-    `tied`: KAv2 and KAv3 whose four SE modules hold KAv2's weights.
-    `untied`: the same, with SE weights of their own.
-    """
-
-    reshapes: float
-    tied: float
-    untied: float
+    reshapes: float  # Linear of taps grouped as (n, -1, c), and as (c, -1, c)
+    tied: float  # KAv2 and KAv3 whose four SE modules hold KAv2's weights
+    untied: float  # the same, with SE weights of their own
 
     def rows(self) -> list[dict[str, str]]:
         compared = {
@@ -101,10 +96,8 @@ class Gradients:
 
 
 def kav5_gradients(dim: int = 48, size: int = 16, seed: int = 0) -> tuple[list[Gradients], float]:
-    """Gradients of KAv5 as described, as the study's module, and of our `kav5_as_run`.
-
-    Returns:
-        A row per model, and the largest difference between the outputs of the last two with the same weights.
+    """Gradients of KAv5 as described, as the study's module, and of our `kav5_as_run`; and the largest difference
+    between the outputs of the last two with the same weights.
     """
     with seeded(seed):
         up, msi = torch.rand(1, 31, size, size), torch.rand(1, 3, size, size)
@@ -116,11 +109,8 @@ def kav5_gradients(dim: int = 48, size: int = 16, seed: int = 0) -> tuple[list[G
     rows = []
     for name, model in models.items():
         model(up, msi).abs().mean().backward()
-        rows.append(
-            Gradients(
-                name, count_parameters(model), _unreached(model), _unreached(cast(nn.Module, model.layers()[0].ka))
-            )
-        )
+        in_layer = _unreached(cast(nn.Module, model.layers()[0].ka))
+        rows.append(Gradients(name, count_parameters(model), _unreached(model), in_layer))
     with torch.no_grad():
         difference = (study(up, msi) - ours(up, msi)).abs().max().item()
     return rows, difference
@@ -132,26 +122,16 @@ def _unreached(module: nn.Module) -> int:
 
 @torch.no_grad()
 def token_sets(name: str, c: int = 24) -> Int[np.ndarray, "sets taps three"]:
-    """Which taps attend to each other in a variant's kernel SA.
+    """Which taps attend to each other in a variant's kernel SA (without one among taps: a `KAError`).
 
     Every kernel entry carries a tag through the layer's own reshapes to the SA's first Linear, where a hook reads it.
-
-    Args:
-        name: a variant with SA.
-        c: channels.
-
-    Returns:
-        For every set of tokens and every token in it: kernel of the set (0 is the global one in kav8), output
-        channel, tap.
-
-    Raises:
-        KAError: the variant has no SA among taps.
+    Gives, for every set of tokens and every token in it: kernel of the set (0 is the global one in kav8), output
+    channel, tap.
     """
     row = variant(name)
     if not row.sa or row.sa_among == "channels":
-        raise KAError(
-            f"{name} has no self-attention over kernel taps; choose a variant with SA (kav8, kav8_as_run, kav7 …)"
-        )
+        with_sa = "choose a variant with SA (kav8, kav8_as_run, kav7 …)"
+        raise KAError(f"{name} has no self-attention over kernel taps; {with_sa}")
     m, k = N_WINDOWS + (row.sa != "windows"), row.size
     with seeded(0):  # the weights do not matter
         sa = KernelSA(c, row)
@@ -165,17 +145,12 @@ def token_sets(name: str, c: int = 24) -> Int[np.ndarray, "sets taps three"]:
 
 @dataclass(frozen=True)
 class Mixing:
-    """What the sets of kernel SA hold.
-
-    `foreign`: share of a set's taps that belong to another output filter, mean over sets. `together`: share of output
-    channels whose global filter attends to the window filters that it was made from. `whole`: whether the taps of a
-    filter stay together.
-    """
+    """What the sets of kernel SA hold."""
 
     variant: str
-    foreign: float
-    together: float
-    whole: bool
+    foreign: float  # share of a set's taps that belong to another output filter, mean over sets
+    together: float  # share of output channels whose global filter attends to the filters that it was made from
+    whole: bool  # whether the taps of a filter stay together
 
     def row(self) -> dict[str, str]:
         return {
@@ -198,16 +173,11 @@ def mixing(name: str, sets: Int[np.ndarray, "sets taps three"]) -> Mixing:
 
 @dataclass(frozen=True)
 class Kav8:
-    """Relative differences (largest, float64) between kav8 and kav8_as_run.
+    """Relative differences (largest, float64) between kav8 and kav8_as_run."""
 
-    `same_weights`: both with the same weights.
-    `renamed`: kav8 with window kernels and fusion columns renamed as the reshape does.
-    `renamed_without_global`: the same, with a global kernel of zeros in both.
-    """
-
-    same_weights: float
-    renamed: float
-    renamed_without_global: float
+    same_weights: float  # both with the same weights
+    renamed: float  # kav8 with window kernels and fusion columns renamed as the reshape does
+    renamed_without_global: float  # the same, with a global kernel of zeros in both
 
 
 @torch.no_grad()
@@ -243,16 +213,12 @@ def _renamed(state: Mapping[str, Tensor], c: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """A pooled-kernel branch before its fusion, for one image.
-
-    `params`: as the study counts, at dim 48. `singular`: singular values of its n·c outputs (as rows), the first is 1.
-    `spread`: largest difference between two outputs of one kernel, over the largest output.
-    """
+    """A pooled-kernel branch before its fusion, for one image."""
 
     variant: str
-    params: int
-    singular: Float[np.ndarray, " nc"]
-    spread: float
+    params: int  # as the study counts, at dim 48
+    singular: Float[np.ndarray, " nc"]  # singular values of its n·c outputs (as rows), the first is 1
+    spread: float  # largest difference between two outputs of one kernel, over the largest output
 
     @property
     def rank(self) -> int:

@@ -17,15 +17,13 @@ from workbook.audit.trials import seeded, yes
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where one layer (L1, L2 or L3 of a SaR block with windows of `window` pixels) adds its attention's outputs.
-
-    `shift`: rows and columns from the pixel that an output belongs to (whose query made it) to the one that it is added
-    to; read at the latter, in the layer's own map.
-    """
+    """Where one layer (L1, L2 or L3 of a SaR block with windows of `window` pixels) adds its attention's outputs."""
 
     variant: str
     window: int
     layer: str
+    # Rows and columns from the pixel that an output belongs to (whose query made it) to the one that it is added to;
+    # read at the latter, in the layer's own map.
     shift: Int[np.ndarray, "2 h w"]
 
     @property
@@ -52,13 +50,7 @@ def placements(name: str, size: int = 64, dim: int = 8, seed: int = 0) -> list[P
     """Watch the three SaR blocks of a variant at work, and see which pixel's query each attention output answers.
 
     Hooks take every layer's LN1 output and its attention's input; both hold the same vectors, moved or not, so equal
-    vectors give the position map. Nothing about the shuffle is assumed.
-
-    Args:
-        name: the variant.
-        size: height and width of the map, a multiple of 16.
-        dim: channels; the map does not depend on them.
-        seed: of the input.
+    vectors give the position map. Nothing about the shuffle is assumed. `size`, of the map, is a multiple of 16.
     """
     placed = []
     with seeded(seed):
@@ -160,9 +152,8 @@ def added(
 
     Both as the length of each pixel's vector, its mean over the map taken off. In `psrt` both are shuffled alike.
     """
-    bands, m = len(scene.gt), len(scene.msi)
     with seeded(seed):
-        model = build(name, bands, m, dim).eval()
+        model = build(name, len(scene.gt), len(scene.msi), dim).eval()
     layer = model.layers()[LAYERS.index("block 1, 2×2, L2")]
     caught: list[Tensor] = []
     layer.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))

@@ -60,11 +60,8 @@ def counted() -> list[Counted]:
     """Live and dead parameters of every row whose count the study prints."""
     rows = [(name, row.ran, 48, row.params) for name, row in REPORTED.items() if row.params is not None]
     rows += [("psrt", REPORTED["psrt"].ran, dim, printed) for dim, printed in OTHER_WIDTHS.items()]
-    counts = [parameter_count(ran, dim=dim) for _, ran, dim, _ in rows]
-    return [
-        Counted(name, ran, dim, count.live, count.dead, printed)
-        for (name, ran, dim, printed), count in zip(rows, counts, strict=True)
-    ]
+    counts = ((row, parameter_count(row[1], dim=row[2])) for row in rows)
+    return [Counted(name, ran, dim, count.live, count.dead, printed) for (name, ran, dim, printed), count in counts]
 
 
 def differences() -> dict[str, float]:
@@ -76,18 +73,13 @@ def differences() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Noise:
-    """How far single runs lie apart by chance, in dB.
+    """How far single runs lie apart by chance, in dB."""
 
-    `sigma`: standard deviation of one run, from the range of five. `pair`: of the difference of two runs. `two_sigma`:
-    what such a difference exceeds by chance once in 20. `rows`: of the study's own table, beside the baseline. `luck`:
-    how often the best of so many rows beats the baseline by as much as the study's best, if all were equal.
-    """
-
-    sigma: float
-    pair: float
-    two_sigma: float
-    rows: int
-    luck: float
+    sigma: float  # standard deviation of one run, from the range of five
+    pair: float  # of the difference of two runs
+    two_sigma: float  # what such a difference exceeds by chance once in 20
+    rows: int  # of the study's own table, beside the baseline
+    luck: float  # how often the best of so many rows leads by as much as the study's best, if all were equal
 
 
 def noise(draws: int = 100_000, seed: int = 0) -> Noise:
@@ -144,17 +136,13 @@ def one_part_apart() -> list[Pair]:
 
 @dataclass(frozen=True, eq=False)
 class TwoPSNRs:
-    """One prediction in two conventions, dB.
-
-    `bands`: PSNR of every band, peak 1. `ours`: their mean, the study's PSNR. `pooled`: PSNR of the MSE over all bands,
-    peak 1. `published`: the same with peak max(target), the published PSRT code's.
-    """
+    """One prediction in two conventions, dB."""
 
     name: str
-    bands: Float[np.ndarray, " bands"]
-    ours: float
-    pooled: float
-    published: float
+    bands: Float[np.ndarray, " bands"]  # PSNR of every band, peak 1
+    ours: float  # their mean, the study's PSNR
+    pooled: float  # PSNR of the MSE over all bands, peak 1
+    published: float  # the same with peak max(target), the published PSRT code's
 
     @property
     def gap(self) -> float:
@@ -176,15 +164,9 @@ def two_psnrs(name: str, prediction: Float[Tensor, "bands h w"], target: Float[T
     """Measure one prediction in both conventions."""
     bands = psnr(prediction[:, None], target[:, None])
     everything = rearrange(prediction, "b h w -> 1 1 b (h w)"), rearrange(target, "b h w -> 1 1 b (h w)")
-    ours, pooled, published = (
-        metric.item()
-        for metric in (
-            psnr(prediction[None], target[None]),
-            psnr(*everything),
-            psnr_published(prediction[None], target[None]),
-        )
-    )
-    return TwoPSNRs(name, bands.numpy(), ours, pooled, published)
+    pair = prediction[None], target[None]
+    values = (metric.item() for metric in (psnr(*pair), psnr(*everything), psnr_published(*pair)))
+    return TwoPSNRs(name, bands.numpy(), *values)
 
 
 def uneven_pair(bands: int = 31, size: int = 32, brightest: float = 0.5, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,18 @@ def bare(axis: Axes, **settings: Any) -> None:
     axis.set(**settings)
 
 
+def row_of_axes(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches with n axes beside each other, laid out by matplotlib."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, n, squeeze=False)[0])
+
+
+def show_image(axis: Axes, values: np.ndarray, title: str = "", **colours: Any) -> AxesImage:
+    """An image on bare axes; `colours` are further arguments of `imshow`."""
+    bare(axis, xticks=[], yticks=[], title=title)
+    return axis.imshow(values, **colours)
+
+
 def colour_bar(place: Axes, image: ScalarMappable, label: str = "", **settings: Any) -> Colorbar:
     """The colour bar of an image, drawn in axes of its own; `settings` are those of `Figure.colorbar`."""
     place.grid(visible=False)
