@@ -47,24 +47,15 @@ def _softmax(q: Heads, k: Heads, scale: float) -> Float[Tensor, "windows heads t
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What one pixel of the image looks at in one layer.
-
-    Attributes:
-        layer: number of the layer.
-        row, col: the pixel that asks.
-        weights: its attention weights over the pixels of its window, by head; they sum to 1.
-        rows, cols: where in the image these pixels are. In a shuffled layer they lie apart, in up to 2×2 cells.
-        lands: the pixel (row, column) that the answer is added to. It is the asking pixel, except in L2 and L3 of
-            `psrt_misaligned`.
-    """
+    """What one pixel (row, col) of the image looks at in one layer."""
 
     layer: int
     row: int
     col: int
-    weights: Float[np.ndarray, "heads tokens"]
-    rows: Int[np.ndarray, " tokens"]
+    weights: Float[np.ndarray, "heads tokens"]  # over the pixels of its window, by head; they sum to 1
+    rows: Int[np.ndarray, " tokens"]  # where in the image these are; in a shuffled layer apart, in up to 2×2 cells
     cols: Int[np.ndarray, " tokens"]
-    lands: tuple[int, int]
+    lands: tuple[int, int]  # the pixel that the answer is added to: but in L2, L3 of `psrt_misaligned` the asking one
 
     @property
     def token(self) -> int:
@@ -127,13 +118,10 @@ def entropies(trace: Trace) -> Float[np.ndarray, "layers heads"]:
 
 @dataclass(frozen=True, eq=False)
 class KernelWeights:
-    """Attention among the kernel taps of one layer.
+    """Attention among the kernel taps of one layer: softmax weights of every tap (third axis) over all; they sum to 1.
 
-    Attributes:
-        row: the variant.
-        weights: softmax weights: every tap (third axis) over all taps; they sum to 1 over the last axis. Taps are
-            kernel-major (`kernel_names`), then row-major in k×k. Filters are the kernels' output channels; pooled
-            kernels (kav1, kav9) have one, as they get an output axis later.
+    Taps are kernel-major (`kernel_names`), then row-major in k×k. Filters are the kernels' output channels; pooled
+    kernels (kav1, kav9) have one, as they get an output axis later.
     """
 
     row: Variant
@@ -176,10 +164,7 @@ def among_taps(row: Variant) -> bool:
 def kernel_sa(trace: Trace, layer: int) -> KernelWeights:
     """The weights of a layer's kernel SA among taps, softmax(q kᵀ / √d), d = channels of a head.
 
-    Only where kernels are pooled do they depend on the image.
-
-    Raises:
-        KAError: a variant without kernel SA among taps, or a folded model.
+    Only where kernels are pooled do they depend on the image. Without kernel SA among taps, or folded: a `KAError`.
     """
     seen, row = trace.layer(layer), trace.model.row
     if not among_taps(row):

@@ -25,7 +25,7 @@ from workbook.views.trace import check_index
 
 Stages = Sequence[kernels.Stage]
 Channels = Sequence[int] | None
-IN_MOSAIC = "in each mosaic: input channels across, output channels down"
+ABOVE, BELOW = 0.42, 0.3  # inches around a mosaic
 
 
 def _colour(label: str) -> str:
@@ -52,10 +52,8 @@ def filter_grid(
     One colour scale for all rows (`shared`), or one each: SA as it starts shrinks kernels to a thousandth.
     """
     mosaic = _Mosaic.of(stages, outputs, inputs)
-    left, right, above, below = 0.85, 0.95, 0.42, 0.3
-    scale = min((WIDTH - left - right) / mosaic.width, (7.5 - above - below) / mosaic.height)
-    width, height = mosaic.width * scale, mosaic.height * scale
-    figure, (axis,) = side_by_side([width], height, (left, WIDTH - left - width, above, below), title=title)
+    scale = min((WIDTH - 0.85 - 0.95) / mosaic.width, (7.5 - ABOVE - BELOW) / mosaic.height)
+    figure, (axis,) = mosaic.frame(scale, 0.85, BELOW, title)
     mosaic.draw(axis, shared, [stage.name.replace(" ", "\n") for stage in stages])
     return figure
 
@@ -68,10 +66,8 @@ def single(stages: Stages, output: int, input: int, shared: bool = False, title:
     (`shared`). Pooled kernels that have no output axis yet show their one filter of the input channel.
     """
     mosaic = _Mosaic.of(stages, [output], [input])
-    left, right, above, below = 1.15, 0.1, 0.42, 0.1
-    scale = min((WIDTH - left - right) / mosaic.width, 1.45 / mosaic.size)
-    width, height = mosaic.width * scale, mosaic.height * scale * 0.72  # cells as wide as their numbers ask for
-    figure, (axis,) = side_by_side([width], height, (left, WIDTH - left - width, above, below), title=title)
+    scale = min((WIDTH - 1.15 - 0.1) / mosaic.width, 1.45 / mosaic.size)
+    figure, (axis,) = mosaic.frame(scale, 1.15, 0.1, title, 0.72)  # cells as wide as their numbers ask for
     names = []
     for stage, image, row in zip(stages, mosaic.draw_rows(axis, shared), mosaic.rows, strict=True):
         power = _power(float(np.nanmax(np.abs(row))))
@@ -96,12 +92,11 @@ def movement_panel(
     """
     named = [replace(stage, name=name) for stage, name in zip(stages, pictures, strict=True)]
     mosaic = _Mosaic.of(named, outputs, inputs)
-    width, above, below = 5.2, 0.42, 0.3
-    scale = width / mosaic.width
-    height = mosaic.height * scale
-    beside_rows = [(0.05, below + height - (y + slot) * scale, 1.2, slot * scale - 0.22) for y, slot in mosaic.slots]
-    boxes = [*beside_rows, (1.4, below, width, height), (WIDTH - 1.55, 0.78, 1.45, below + height - 0.78)]
-    figure, (*images, filters, bars) = frame(WIDTH, above + height + below, boxes, title)
+    width, scale = 5.2, 5.2 / mosaic.width
+    top = BELOW + mosaic.height * scale
+    beside_rows = [(0.05, top - (y + slot) * scale, 1.2, slot * scale - 0.22) for y, slot in mosaic.slots]
+    boxes = [*beside_rows, (1.4, BELOW, width, top - BELOW), (WIDTH - 1.55, 0.78, 1.45, top - 0.78)]
+    figure, (*images, filters, bars) = frame(WIDTH, ABOVE + top, boxes, title)
     for axis, (name, picture) in zip(images, pictures.items(), strict=True):
         axis.imshow(picture)
         bare(axis, xticks=[], yticks=[], title=name)
@@ -140,10 +135,9 @@ class _Mosaic:
         blocks = [[_tiles(kernel, outs, ins) for kernel in stage.kernels] for stage in stages]
         across = blocks[0][0].shape[1]
         step = across + max(1, round(across * 0.06))
-        rows = [np.full((len(row[0]), step * (len(row) - 1) + across), np.nan) for row in blocks]
-        for whole, row in zip(rows, blocks, strict=True):
-            for k, block in enumerate(row):
-                whole[:, k * step : k * step + across] = block
+        gap = step - across
+        spaced = [[np.pad(block, ((0, 0), (0, gap)), constant_values=np.nan) for block in row] for row in blocks]
+        rows = [np.hstack(row)[:, :-gap] for row in spaced]
         width = max(whole.shape[1] for whole in rows)
         least = width / 14  # room for the row's name and bar beside a row of one filter's height
         slots, y = [], 0.0
@@ -153,6 +147,11 @@ class _Mosaic:
             slots.append((y, max(len(whole), least)))
             y += slots[-1][1]
         return cls(stages, rows, slots, across, step, width, y, stages[0].kernels.shape[-1])
+
+    def frame(self, scale: float, left: float, below: float, title: str, flat: float = 1) -> tuple[Figure, list[Axes]]:
+        """Axes for it, `scale` inches a tap across and `flat` times that down."""
+        width, height = self.width * scale, self.height * scale * flat
+        return side_by_side([width], height, (left, WIDTH - left - width, ABOVE, below), title=title)
 
     def place(self, i: int) -> tuple[float, float]:
         """Top and bottom of row i, in the middle of its slot."""
@@ -173,7 +172,7 @@ class _Mosaic:
         axis.add_collection(LineCollection(lines, colors="0.55", linewidths=thin, clip_on=False), autolim=False)
         self.name_rows(axis, names)
         self._draw_bars(axis, images, shared)
-        axis.set_xlabel(IN_MOSAIC)
+        axis.set_xlabel("in each mosaic: input channels across, output channels down")
 
     def draw_rows(self, axis: Axes, shared: bool) -> list[AxesImage]:
         """The rows as images, on one colour scale or each on its own."""
@@ -356,7 +355,7 @@ def contribution_layers(layers: Sequence[kernels.Contributions], title: str = ""
     x = np.arange(len(layers))
     boxes = [(0.62, 2.83, 6.65, 1.68), (0.62, 1.15, 6.65, 1.49)]
     figure, (above, below) = frame(WIDTH, 4.62, boxes, title)
-    up, down = np.zeros(len(layers)), np.zeros(len(layers))
+    up, down = np.zeros((2, len(layers)))
     for t, label in enumerate(layers[0].labels):
         shares = np.array([layer.shares[t] for layer in layers])
         above.bar(x, shares, 0.75, bottom=np.where(shares >= 0, up, down), color=_colour(label), label=label)

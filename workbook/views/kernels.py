@@ -216,19 +216,12 @@ def terms(trace: Trace, layer: int) -> Iterator[tuple[str, Maps]]:
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """How much of a layer's output y (before a GELU) each of its `terms` t is.
-
-    Attributes:
-        labels: the name of each term.
-        norms: ‖t‖ / ‖y‖; above 1 where terms cancel each other.
-        shares: ⟨t, y⟩ / ⟨y, y⟩; they sum to 1. Negative: the term works against the output.
-        window_shares: the same inside each of the four windows; every column sums to 1.
-    """
+    """How much of a layer's output y (before a GELU) each of its `terms` t is."""
 
     labels: tuple[str, ...]
-    norms: Float[np.ndarray, " t"]
-    shares: Float[np.ndarray, " t"]
-    window_shares: Float[np.ndarray, "t 4"]
+    norms: Float[np.ndarray, " t"]  # ‖t‖ / ‖y‖; above 1 where terms cancel each other
+    shares: Float[np.ndarray, " t"]  # ⟨t, y⟩ / ⟨y, y⟩; they sum to 1. Negative: the term works against the output
+    window_shares: Float[np.ndarray, "t 4"]  # the same inside each of the four windows; every column sums to 1
 
 
 @torch.no_grad()
@@ -243,13 +236,9 @@ def contributions(trace: Trace, layer: int) -> Contributions:
         labels.append(label)
         sizes.append(t.square().sum(dtype=torch.float64))
         products.append((t * y).sum((1, 2, 3), dtype=torch.float64))
-    inner = torch.stack(products)
-    return Contributions(
-        tuple(labels),
-        _array((torch.stack(sizes) / energy.sum()).sqrt()),
-        _array(inner.sum(1) / energy.sum()),
-        _array(inner / energy),
-    )
+    size, inner, total = torch.stack(sizes), torch.stack(products), energy.sum()
+    norms, shares = _array((size / total).sqrt()), _array(inner.sum(1) / total)
+    return Contributions(tuple(labels), norms, shares, _array(inner / energy))
 
 
 # Kernels that follow the image

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ka.data import Scene, SceneSet
 from workbook.style import styled
-from workbook.views.draw import bare
+from workbook.views.draw import WIDTH, row_of_axes, show_image
 
 Image = Float[np.ndarray, "bands h w"]
 
@@ -27,8 +28,7 @@ def pixels_png(picture: Float[np.ndarray, "h w 3"], zoom: int = 1) -> bytes:
 @styled
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss and validation PSNR against iterations, raw and averaged weights apart."""
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
-    loss, quality = figure.subplots(1, 2)
+    figure, (loss, quality) = row_of_axes(2, 8, 2.6)
     steps = [note["step"] for note in history]
     loss.plot(steps, [note["loss"] for note in history], marker=".")
     loss.set(xlabel="iteration", ylabel="training loss", yscale="log" if history else "linear")
@@ -57,8 +57,7 @@ def natural_colours(scenes: SceneSet, scene: Scene, images: Mapping[str, Image])
     panels = {"truth": scene.gt, "LR-HSI": scene.lr, **images}
     figure, axes = _panels(len(panels), scene.gt.shape)
     for axis, (title, image) in zip(axes, panels.items(), strict=True):
-        axis.imshow(as_rgb(image, scenes.display, scene.gt))
-        axis.set_title(title)
+        show_image(axis, as_rgb(image, scenes.display, scene.gt), title)
     return figure
 
 
@@ -69,8 +68,7 @@ def error_maps(scene: Scene, images: Mapping[str, Image]) -> Figure:
     figure, axes = _panels(len(errors), scene.gt.shape)
     top = max(float(np.percentile(error, 99.5)) for error in errors.values())
     for axis, (title, error) in zip(axes, errors.items(), strict=True):
-        drawn = axis.imshow(error, vmin=0, vmax=top, cmap="viridis")
-        axis.set_title(f"{title}\nmean {error.mean():.5f}")
+        drawn = show_image(axis, error, f"{title}\nmean {error.mean():.5f}", vmin=0, vmax=top, cmap="viridis")
     figure.colorbar(drawn, ax=axes, label="|error|, mean over bands", shrink=0.8)
     return figure
 
@@ -97,11 +95,6 @@ def spectra(scenes: SceneSet, scene: Scene, images: Mapping[str, Image], pixels:
     return figure
 
 
-def _panels(n: int, shape: Sequence[int]) -> tuple[Figure, Any]:
-    """A row of n picture panels of images shaped `bands h w`."""
-    width = 9.5 / n
-    figure = Figure(figsize=(9.5, min(6.0, width * shape[-2] / shape[-1] + 0.6)), layout="constrained")
-    axes = figure.subplots(1, n, squeeze=False)[0]
-    for axis in axes:
-        bare(axis, xticks=[], yticks=[])
-    return figure, axes
+def _panels(n: int, shape: Sequence[int]) -> tuple[Figure, list[Axes]]:
+    """A row of n panels for images shaped `bands h w`."""
+    return row_of_axes(n, WIDTH, min(6.0, WIDTH / n * shape[-2] / shape[-1] + 0.6))

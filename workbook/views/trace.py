@@ -16,21 +16,13 @@ L1, L2, L3 = range(3)
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace:
-    """What one layer saw.
-
-    Attributes:
-        layer: the layer.
-        attention: input of its window attention (after LN1 and, in `psrt` and `psrt_misaligned`, shuffled).
-        ka: input of its KA branch, None without one.
-        sa: the kernels that its kernel SA was given, None without one.
-        places: the pixel (row · W + column) of the image that stands at each position of `attention`.
-    """
+    """What one layer saw."""
 
     layer: Layer
-    attention: Float[Tensor, "1 h w c"]
-    ka: Float[Tensor, "1 c h w"] | None
-    sa: Float[Tensor, "1 m o i u v"] | None
-    places: Int[Tensor, "h w"]
+    attention: Float[Tensor, "1 h w c"]  # input of its window attention, after LN1 (and, where there is one, a shuffle)
+    ka: Float[Tensor, "1 c h w"] | None  # input of its KA branch, None without one
+    sa: Float[Tensor, "1 m o i u v"] | None  # the kernels that its kernel SA was given, None without one
+    places: Int[Tensor, "h w"]  # the image's pixel (row · W + column) at each position of `attention`
 
 
 @dataclass(frozen=True, eq=False)
