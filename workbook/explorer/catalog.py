@@ -63,12 +63,7 @@ def _crop(scenes: SceneSet, scene: Scene) -> SceneCrop:
 
 
 class Catalog:
-    """Models (run folders or checkpoints) and images by name; a name that is not there is a `KAError`.
-
-    Attributes:
-        model: the model of a name, read once.
-        trace: what the model of one name saw in the image of another; the last few are kept.
-    """
+    """Models (run folders or checkpoints) and images by name; a name that is not there is a `KAError`."""
 
     def __init__(self, models: Mapping[str, str | Path], images: Mapping[str, SceneCrop]) -> None:
         if not models:
@@ -76,8 +71,8 @@ class Catalog:
         if not images:
             raise KAError("there is no image to look at")
         self.models, self.images = dict(models), dict(images)
-        self.model: Callable[[str], PSRT] = cache(self._model)
-        self.trace: Callable[[str, str], Trace] = lru_cache(12)(self._trace)
+        self.model: Callable[[str], PSRT] = cache(self._model)  # read once
+        self.trace: Callable[[str, str], Trace] = lru_cache(12)(self._trace)  # what a model saw in an image
 
     def _model(self, name: str) -> PSRT:
         if name not in self.models:
@@ -94,22 +89,17 @@ class Catalog:
         bands = (model.n_bands, model.n_msi)
         fitting = [name for name, image in self.images.items() if (image.up.shape[1], image.msi.shape[1]) == bands]
         if not fitting:
-            raise KAError(
-                f"no image at hand has the model's {bands[0]} + {bands[1]} bands; give data_root, the folder of CAVE"
-            )
+            wanted = f"{bands[0]} + {bands[1]} bands"
+            raise KAError(f"no image at hand has the model's {wanted}; give data_root, the folder of CAVE")
         return fitting
 
 
 def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | Path | None = None) -> Catalog:
     """All that is at hand: the models named, those that come with the project, and finished runs.
 
-    Args:
-        models: a name of one of those, or the path of a run folder or checkpoint (which becomes its name).
-        runs: folder of run folders; None for the checkout's `runs/`.
-        data_root: the folder of CAVE, for models of 31 bands.
-
-    Raises:
-        KAError: a model is neither known nor a path; CAVE is not there.
+    A model is a name of one of those, or the path of a run folder or checkpoint (which becomes its name); any other, or
+    CAVE not being there, is a `KAError`. `runs` is a folder of run folders (None: the checkout's `runs/`), `data_root`
+    the folder of CAVE, for models of 31 bands.
     """
     for name, value in (("runs", runs), ("data_root", data_root)):
         if value is not None and not isinstance(value, str | Path):

@@ -28,18 +28,14 @@ Choices = Iterator[tuple[str, Sequence[Any]]]
 
 
 class Explorer(ABC):
-    """Controls above a picture.
+    """Controls above a picture: `box`, to be shown.
 
-    Attributes:
-        pictures: what can be shown, by name: a function of what was chosen (the values of the controls, and with them
-            `catalog`, the `trace` of the model and image, the `index` of the layer, and a `title`).
-        controls: name → widget; their values are the arguments of `figure`. All explorers have `show` (which picture),
-            `model`, `image` and `layer` (1 … 18).
-        picture: the figure, as PNG; empty while there is none.
-        message: what is wrong with the choice, if anything is.
-        box: all of it, to be shown.
+    The values of `controls` are the arguments of `figure`; all explorers have `show` (one of the `pictures`), `model`,
+    `image` and `layer` (1 … 18). `picture` is the figure as PNG, empty while there is none; `message` says why.
     """
 
+    # By name, a function of what was chosen: the values of the controls, and with them `catalog`, the `trace` of the
+    # model and image, the `index` of the layer, and a `title`.
     pictures: ClassVar[Mapping[str, Callable[[SimpleNamespace], Figure]]]
 
     def __init__(self, catalog: Catalog, further: Mapping[str, ipywidgets.ValueWidget]) -> None:
@@ -144,9 +140,8 @@ def menu(label: str) -> ipywidgets.Dropdown:
 
 def slider(label: str, low: int, high: int) -> ipywidgets.IntSlider:
     """A slider over whole numbers that reports when it is let go."""
-    return ipywidgets.IntSlider(
-        value=low, min=low, max=high, description=label, continuous_update=False, layout={"width": "300px"}
-    )
+    settings = {"description": label, "continuous_update": False, "layout": {"width": "300px"}}
+    return ipywidgets.IntSlider(value=low, min=low, max=high, **settings)
 
 
 # Kernels
@@ -159,20 +154,17 @@ def _stages(chosen: SimpleNamespace) -> list[kernels.Stage]:
     return kernels.stages_of(chosen.trace, chosen.index)
 
 
-def _last(chosen: SimpleNamespace) -> kernels.Stage:
-    return _stages(chosen)[-1]
-
-
 def _grid(stages: Sequence[kernels.Stage], kernel: str, chosen: SimpleNamespace) -> Figure:
     """All kernels, of a few channels; or one, at the stages that have it."""
     few = range(min(FEW, stages[-1].kernels.shape[2])) if kernel == ALL else None
     if kernel != ALL:
-        stages = [
-            replace(stage, kernels=stage.kernels[[stage.labels.index(kernel)]], labels=(kernel,))
-            for stage in stages
-            if kernel in stage.labels
-        ]
+        places = [(stage, stage.labels.index(kernel)) for stage in stages if kernel in stage.labels]
+        stages = [replace(stage, kernels=stage.kernels[[k]], labels=(kernel,)) for stage, k in places]
     return kernel_figures.filter_grid(stages, few, few, chosen.colours, chosen.title)
+
+
+def _frequencies(chosen: SimpleNamespace, pair: tuple[int, int] | None) -> Figure:
+    return kernel_figures.frequency_responses(_stages(chosen)[-1], pair, title=chosen.title)
 
 
 def _moved(chosen: SimpleNamespace) -> Figure:
@@ -180,7 +172,7 @@ def _moved(chosen: SimpleNamespace) -> Figure:
         raise KAError("two images are compared, and there is one; give data_root, the folder of CAVE")
     other = chosen.catalog.trace(chosen.model, chosen.beside)
     pictures = {name: chosen.catalog.images[name].picture for name in (chosen.image, chosen.beside)}
-    stages = (_last(chosen), kernels.stages_of(other, chosen.index)[-1])
+    stages = (_stages(chosen)[-1], kernels.stages_of(other, chosen.index)[-1])
     few = range(min(FEW, chosen.trace.model.dim // 2))
     moved = kernels.movement(chosen.trace, other, chosen.index)
     return kernel_figures.movement_panel(pictures, stages, moved, few, few, chosen.title)
@@ -199,10 +191,8 @@ class KernelExplorer(Explorer):
             _stages(chosen), chosen.output - 1, chosen.input - 1, chosen.colours, chosen.title
         ),
         "folded kernel and its parts": lambda chosen: _grid(kernels.folding(chosen.trace, chosen.index), ALL, chosen),
-        "frequency response": lambda chosen: kernel_figures.frequency_responses(_last(chosen), title=chosen.title),
-        "frequency response, one filter": lambda chosen: kernel_figures.frequency_responses(
-            _last(chosen), (chosen.output - 1, chosen.input - 1), title=chosen.title
-        ),
+        "frequency response": lambda chosen: _frequencies(chosen, None),
+        "frequency response, one filter": lambda chosen: _frequencies(chosen, (chosen.output - 1, chosen.input - 1)),
         "norms": lambda chosen: kernel_figures.norm_steps(_stages(chosen), chosen.title),
         "cosine similarity": lambda chosen: kernel_figures.cosine_heatmaps(_stages(chosen), chosen.title),
         "contributions": lambda chosen: kernel_figures.contribution_panel(
@@ -232,8 +222,9 @@ class KernelExplorer(Explorer):
 EACH = "all"
 
 
-def _picture(chosen: SimpleNamespace) -> attention_figures.Picture:
-    return chosen.catalog.images[chosen.image].picture
+def _pixel(chosen: SimpleNamespace) -> dict[str, Any]:
+    picture = chosen.catalog.images[chosen.image].picture
+    return {"trace": chosen.trace, "picture": picture, "row": chosen.row, "col": chosen.col}
 
 
 def _from_0(choice: str | int) -> int | None:
@@ -251,21 +242,16 @@ def _kernel_sa_title(trace: Trace) -> str:
 
 
 class AttentionExplorer(Explorer):
-    """Window attention of a pixel that is chosen by clicking the image, kernel SA, and entropies.
+    """Window attention of a pixel that is chosen by clicking the image (`scene`), kernel SA, and entropies.
 
     Further controls: head, row and col (the pixel, from 0), filter (of kernel SA).
-
-    Attributes:
-        scene: the image that takes clicks.
     """
 
     pictures: ClassVar = {
         "window attention of the pixel": lambda chosen: attention_figures.query_maps(
-            chosen.trace, _picture(chosen), chosen.index, chosen.row, chosen.col, _from_0(chosen.head)
+            **_pixel(chosen), layer=chosen.index, head=_from_0(chosen.head)
         ),
-        "the pixel, all layers": lambda chosen: attention_figures.query_layers(
-            chosen.trace, _picture(chosen), chosen.row, chosen.col
-        ),
+        "the pixel, all layers": lambda chosen: attention_figures.query_layers(**_pixel(chosen)),
         "kernel SA": _kernel_sa,
         "entropy of window attention": lambda chosen: attention_figures.entropy_map(attention.entropies(chosen.trace)),
         "entropy of kernel SA": lambda chosen: attention_figures.entropy_map(
