@@ -6,6 +6,7 @@ SVG, CSV, Markdown and LaTeX files are the same bytes whenever they are drawn; P
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -35,7 +36,8 @@ Encode = Callable[[], bytes]
 
 def files() -> dict[str, Encode]:
     """Every file of figures/ but those of the benchmark: name → what makes its bytes."""
-    return dict([*_diagrams(), *_results(), *_audit(), ("demo_errors.png", lambda: png(demo_errors()))])
+    audit = {f"audit/{name}.png": _made(draw, png) for name, draw in audit_figures.figures().items()}
+    return dict([*_diagrams(), *_results()]) | audit | {"demo_errors.png": _made(demo_errors, png)}
 
 
 def _diagrams() -> Iterator[tuple[str, Encode]]:
@@ -52,15 +54,12 @@ def _results() -> Iterator[tuple[str, Encode]]:
             continue  # runs that are there for one question have nothing to be compared with
         protocol_table = cache(partial(_table, protocol))
         for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
-            encode = partial(lambda text, table: text(table()).encode(), text, protocol_table)
-            yield f"results/{protocol}.{kind}", encode
+            yield f"results/{protocol}.{kind}", _made(_made(protocol_table, text), str.encode)
         figures = {"differences": result_figures.forest, "quality_cost": result_figures.quality_against_cost}
         for name, draw in figures.items():
-            drawn = partial(lambda draw, table: draw(table()), draw, protocol_table)
-            yield from kinds_of(f"results/{protocol}_{name}", drawn)
+            yield from kinds_of(f"results/{protocol}_{name}", _made(protocol_table, draw))
         if protocol in questions.PROTOCOLS:
-            chart = partial(result_figures.chart, runs)
-            yield from kinds_of(f"results/{protocol}_questions", chart)
+            yield from kinds_of(f"results/{protocol}_questions", partial(result_figures.chart, runs))
 
 
 def _table(protocol: str) -> Table:
@@ -68,18 +67,17 @@ def _table(protocol: str) -> Table:
     return table(results.read(folder, protocol), BASELINE, measurement=speed.read(folder / "bench.json").get("cpu"))
 
 
-def _audit() -> Iterator[tuple[str, Encode]]:
-    for name, draw in audit_figures.figures().items():
-        yield f"audit/{name}.png", partial(lambda draw: png(draw()), draw)
-
-
 def kinds_of(
     name: str, draw: Callable[[], Figure], kinds: Sequence[str] = ("svg", "pdf", "png")
 ) -> Iterator[tuple[str, Encode]]:
     """A figure, drawn once, as files of several kinds."""
     figure = cache(draw)
-    for kind in kinds:
-        yield f"{name}.{kind}", partial(lambda figure, kind: encoded(figure(), kind), figure, kind)
+    yield from ((f"{name}.{kind}", _made(figure, partial(encoded, kind=kind))) for kind in kinds)
+
+
+def _made(make: Callable[[], Any], use: Callable[[Any], Any]) -> Callable[[], Any]:
+    """`use(make())`, when it is called."""
+    return lambda: use(make())
 
 
 def demo_errors() -> Figure:

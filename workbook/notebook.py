@@ -136,9 +136,9 @@ def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
         return Markdown("*nothing to show yet*")
     head: list[object] = list(rows[0])
     lines = [head, *([row.get(str(key), "") for key in head] for row in rows)]
-    found = ["| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines]
-    found.insert(1, "| " + " | ".join(["---"] * len(head)) + " |")
-    return Markdown("\n".join(found))
+    texts = ["| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines]
+    texts.insert(1, "| " + " | ".join(["---"] * len(head)) + " |")
+    return Markdown("\n".join(texts))
 
 
 def rows_of(items: Iterable[HasRow]) -> Markdown:
@@ -146,27 +146,23 @@ def rows_of(items: Iterable[HasRow]) -> Markdown:
     return table([item.row() for item in items])
 
 
-_ESCAPED = {
-    **{letter: f"\\{letter}" for letter in "\\`*|$~"},
-    "&": "&amp;",
-    "<": "&lt;",
-    "](": "]\\(",  # brackets alone are intervals
-}
+_ESCAPED = {letter: f"\\{letter}" for letter in "\\`*|$~"}
+_ESCAPED |= {"&": "&amp;", "<": "&lt;", "](": "]\\("}  # brackets alone are intervals
 
 
 def _cell(text: str) -> str:
     """Text in one line that starts no Markdown, HTML or mathematics."""
-    return re.sub(r"\]\(|[\\`*|$~&<]", lambda found: _ESCAPED[found[0]], " ".join(text.split()))
+    return re.sub(r"\]\(|[\\`*|$~&<]", lambda match: _ESCAPED[match[0]], " ".join(text.split()))
 
 
 def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     """Rows for `table` from a run's `metrics()`: a method each, mean over scenes (± sample std) of every metric."""
     rows = []
-    for method, found in metrics["methods"].items():
-        several = len(found["scenes"]) > 1
+    for method, evaluation in metrics["methods"].items():
+        several, std = len(evaluation["scenes"]) > 1, evaluation["std"]
         cells = {
-            METRICS[name].heading: (f"{mean:.3f}" + (f" ± {found['std'][name]:.3f}" if several else ""))
-            for name, mean in found["mean"].items()
+            METRICS[name].heading: f"{mean:.3f}" + (f" ± {std[name]:.3f}" if several else "")
+            for name, mean in evaluation["mean"].items()
         }
         rows.append({"method": method, **cells})
     return rows
@@ -174,7 +170,6 @@ def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def memory(metrics: Mapping[str, Any]) -> str:
     """Peak memory from a run's `metrics()`, in words; runs of former versions did not note it."""
-    found = metrics.get("memory")
-    if found is None:
+    if (peak := metrics.get("memory")) is None:
         return "not noted"
-    return f"{found['training_mib']:,} MiB in training, {found['test_mib']:,} MiB on whole test scenes"
+    return f"{peak['training_mib']:,} MiB in training, {peak['test_mib']:,} MiB on whole test scenes"

@@ -4,8 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STYLE = Path(__file__).with_name("style.mplstyle")
-CHECKPOINTS = ROOT / "checkpoints"
-"""Small models that come with the project: the demo preset on the embedded scene, float16."""
+CHECKPOINTS = ROOT / "checkpoints"  # models that come with the project: the demo preset on the embedded scene, float16
 
 
 def _beside(name: str) -> Path:

@@ -21,10 +21,7 @@ Factor = Annotated[float, Meta(ge=1e-6, le=1e6)]
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the outcome of a run; equal configurations give equal weights on one machine.
-
-    What each field means and allows stands beside it, below.
-    """
+    """Everything that decides the outcome of a run; equal configurations give equal weights on one machine."""
 
     variant: str = "kav11"  # the model, a key of `ka.VARIANTS`
     dataset: str = "indian_pines"  # one of `ka.data.DATASETS`

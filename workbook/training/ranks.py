@@ -25,7 +25,6 @@ class Ranks:
 
     @property
     def count(self) -> int:
-        """How many there are."""
         return 1 if self.fabric is None else int(self.fabric.world_size)
 
     @property
@@ -35,7 +34,6 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0."""
         return self.fabric is None or bool(self.fabric.is_global_zero)
 
     @property
@@ -53,20 +51,17 @@ class Ranks:
         return model if self.fabric is None else self.fabric.setup_module(model)
 
     def share(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This rank's part of a batch."""
         if self.fabric is None:
             return dict(batch)
         return {key: value[self.number :: self.count] for key, value in batch.items()}
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss."""
         if self.fabric is None:
             loss.backward()
         else:
             self.fabric.backward(loss)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over ranks."""
         return value if self.fabric is None else self.fabric.all_reduce(value, reduce_op="mean")
 
     def agree(self, error: str | None = None) -> None:
@@ -86,8 +81,7 @@ ALONE = Ranks()
 def launched(device: str = "auto") -> Ranks:
     """This process among those that torchrun or Slurm started; alone if neither did.
 
-    Args:
-        device: `auto`, `cpu` or `cuda`; on CUDA every process of a machine has a GPU of its own.
+    `device` is `auto`, `cpu` or `cuda`; on CUDA every process of a machine has a GPU of its own.
 
     Raises:
         KAError: Fabric is not installed, or could not join them; a GPU by number (each process has its own).

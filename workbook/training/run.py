@@ -43,11 +43,7 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process alone.
-
-        Raises:
-            KAError: another process trains here, or the folder cannot be written.
-        """
+        """Hold the folder for this process alone; a `KAError` if another has it, or it cannot be written."""
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -96,11 +92,7 @@ class Run:
         return value
 
     def check(self, config: Config) -> None:
-        """Make sure that the folder holds no other run.
-
-        Raises:
-            KAError: it holds a run with another configuration; the differences are listed.
-        """
+        """Make sure that the folder holds no other run; a `KAError` lists what differs in its configuration."""
         if (before := self.config()) is None:
             return
         old, new = before.to_dict(), config.to_dict()

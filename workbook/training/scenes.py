@@ -16,17 +16,11 @@ from workbook.training.config import Config
 
 @dataclass(frozen=True)
 class Data:
-    """What a run sees.
+    """What a run sees."""
 
-    Attributes:
-        patches: training patches.
-        train, test: the scene sets.
-        val: the centres of the validation scenes, in memory; empty where the protocol holds none out.
-    """
-
-    patches: Patches
+    patches: Patches  # of `train`
     train: SceneSet
-    val: SceneSet
+    val: SceneSet  # the centres of the validation scenes, in memory; empty where the protocol holds none out
     test: SceneSet
 
     @cached_property
