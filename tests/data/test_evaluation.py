@@ -84,7 +84,7 @@ def test_the_proofs_hold(cave_root: Path, shared: Path, capsys: pytest.CaptureFi
     assert verify.check(scenes, Network(published), "PSRT")
     printed = capsys.readouterr().out
     assert printed.count("agrees") == 6
-    assert printed.count("11 test scenes") == 2
+    assert printed.count("11 of 512×512 pixels") == 2
 
 
 def test_a_difference_is_seen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,11 @@ def test_a_mistake_is_an_error_of_one_line(own: str, injected: str, message: str
     assert "\n" not in line
 
 
+def test_a_kernel_that_keeps_no_history() -> None:
+    """As nbval's: what is there counts, by name."""
+    assert notebook.check_names({"In": [""], "seed": 1, "other": 2}, "seed", "runs") == {"seed": 1}
+
+
 def test_without_its_first_line_the_cell_is_not_found() -> None:
     with pytest.raises(KAError, match="no parameters cell was run: it begins with the line"):
         notebook.check_names(namespace("seed = 1", first="# my parameters"), "seed")

@@ -24,7 +24,7 @@ def test_servers_listen_on_loopback_only_and_want_a_token(
     """As the Makefile starts them."""
     recipe = (ROOT / "Makefile").read_text().partition(f"\n{target}:")[2].partition("\n\n")[0]
     (line,) = [line for line in recipe.splitlines() if line.startswith(f"\t$(BIN)/{program} ")]
-    command = shlex.split(line.replace("$(BIN)", str(Path(sys.executable).parent)))
+    command = shlex.split(line.replace("$(BIN)", str(Path(sys.executable).parent)).replace("$(ARGS)", ""))
     for part in ("CONFIG", "DATA", "RUNTIME"):
         monkeypatch.setenv(f"JUPYTER_{part}_DIR", str(tmp_path / part))
     (tmp_path / "runs").mkdir()
