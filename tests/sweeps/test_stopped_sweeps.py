@@ -13,7 +13,7 @@ import psutil
 import pytest
 import slurm as throwaway
 from conftest import ROOT
-from runs import saved_step
+from stopping import saved_step
 from swept import TWO, prepared, same_weights, smoke, started, until
 
 from workbook.results import stored

@@ -11,7 +11,7 @@ import pytest
 import slurm as throwaway
 import torch
 from conftest import ROOT
-from runs import before_call, saved_step, stop, weights
+from stopping import before_call, saved_step, stop, weights
 
 from ka.errors import KAError
 from workbook.training import distributed, ranks

@@ -21,7 +21,7 @@ import pytest
 import runs
 from conftest import ROOT
 from jupyter_client.manager import KernelManager
-from runs import before_call, same, saved_step, stop
+from stopping import before_call, same, saved_step, stop
 
 from ka.errors import KAError
 from workbook import figures

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import before_call, stop
+from stopping import before_call, stop
 
 from ka.data import Patches
 from ka.errors import KAError

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import runs
 import torch
-from runs import before_call, history, same, saved_step, stop, weights
+from stopping import before_call, history, same, saved_step, stop, weights
 
 import ka
 from ka.errors import KAError
