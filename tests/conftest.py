@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from ka.data import Degradation, SceneSet, observe, write_h5
 from workbook.training.config import Config
+from workbook.training.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 pytest_plugins = ["finished_runs"]
@@ -83,3 +84,11 @@ def smoke(tiny_h5: Path) -> Callable[..., Config]:
         return Config.preset("smoke", **fields | changes)
 
     return smoke
+
+
+@pytest.fixture(scope="session")
+def finished(smoke: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `smoke`, to be read."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    train(smoke(path), bar=False)
+    return path

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
+import stopping
 from conftest import ROOT
 from jupyter_client.manager import KernelManager
 from stopping import before_call, same, saved_step, stop
@@ -43,7 +43,7 @@ def begun(config: Config, kill_in_write: int = 0) -> "subprocess.Popen[bytes]":
     """A process that trains, past its imports; what it prints is in a file beside the run."""
     log = Path(config.run_dir or "").with_suffix(".log")
     with open(log, "wb") as out:
-        process = runs.training(config, kill_in_write, out)
+        process = stopping.training(config, kill_in_write, out)
     until(lambda: log.read_bytes().startswith(b"ready\n") or process.poll() is not None)
     return process
 
@@ -64,14 +64,6 @@ def straight(smoke: Smoke, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     clock = time.monotonic()
     assert process.wait() == 0
     return path, time.monotonic() - clock
-
-
-@pytest.fixture(scope="module")
-def finished(smoke: Smoke, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same for the tiny run as it is, in this process."""
-    path = tmp_path_factory.mktemp("faults") / "finished"
-    train(smoke(path), bar=False)
-    return path
 
 
 @contextmanager
@@ -255,7 +247,7 @@ def test_processes_that_start_on_one_run_together(straight: tuple[Path, float], 
     """One trains; the others say so, and go on when it has ended."""
     path = tmp_path / "run"
     config = smoke(path, iterations=ITERATIONS, checkpoint_every=0.0)
-    several = [runs.training(config, out=subprocess.PIPE) for _ in range(4)]
+    several = [stopping.training(config, out=subprocess.PIPE) for _ in range(4)]
     printed = [process.communicate()[1].decode() for process in several]
     codes = [process.returncode for process in several]
     assert codes.count(0) >= 1

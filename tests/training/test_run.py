@@ -23,13 +23,6 @@ from workbook.training.train import run_folder, train
 Smoke = Callable[..., Config]
 
 
-@pytest.fixture(scope="module")
-def finished(smoke: Smoke, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "finished"
-    train(smoke(path), bar=False)
-    return path
-
-
 # What cannot work
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
+import stopping
 import torch
 from stopping import before_call, history, same, saved_step, stop, weights
 
@@ -29,13 +29,6 @@ from workbook.training.step import LOSSES, Step, start
 from workbook.training.train import train
 
 Smoke = Callable[..., Config]
-
-
-@pytest.fixture(scope="module")
-def finished(smoke: Smoke, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "finished"
-    train(smoke(path), bar=False)
-    return path
 
 
 def test_a_run_folder_holds_everything(finished: Path, smoke: Smoke) -> None:
@@ -143,7 +136,7 @@ def test_killed_in_the_middle_of_a_checkpoint(smoke: Smoke, tmp_path: Path) -> N
     """SIGKILL with half of it written; test_faults.py has twenty more."""
     straight, killed = (smoke(tmp_path / name, checkpoint_every=0.0) for name in ("straight", "killed"))
     train(straight, bar=False)
-    assert runs.training(killed, kill_in_write=5).wait() == -signal.SIGKILL
+    assert stopping.training(killed, kill_in_write=5).wait() == -signal.SIGKILL
     assert saved_step(tmp_path / "killed") == 4
     assert list((tmp_path / "killed").glob(".*.part"))
     train(killed, bar=False)
