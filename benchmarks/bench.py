@@ -18,7 +18,6 @@ from ka.models.kernel_attention import KernelAttention
 from ka.models.psrt import build
 from ka.models.variants import VARIANTS, variant
 from workbook.results.speed import (
-    BASELINE,
     Measurement,
     Pair,
     SceneCost,
@@ -28,6 +27,7 @@ from workbook.results.speed import (
     Throughput,
     significant,
 )
+from workbook.results.study import BASELINE
 
 FULL = Setting()
 GPU = replace(

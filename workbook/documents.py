@@ -19,9 +19,9 @@ from workbook.diagrams.parts import SLOTS
 from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report
 from workbook.results import stored as results
+from workbook.results.study import BASELINE
 from workbook.results.table import table
 
-BASELINE = "psrt_noshuffle"
 FEW = (
     *("bicubic", "linear injection", "psrt", "psrt_misaligned", "psrt_noshuffle"),
     *("conv3x3", "kav11", "kav17"),

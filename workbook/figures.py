@@ -18,11 +18,12 @@ from ka.inference import Network
 from ka.models.checkpoints import load_checkpoint
 from workbook.audit import audit_figures
 from workbook.diagrams.overview import all_diagrams
-from workbook.documents import BASELINE, DOCUMENTS, document
+from workbook.documents import DOCUMENTS, document
 from workbook.explorer.catalog import shipped
 from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report, result_figures, speed
 from workbook.results import stored as results
+from workbook.results.study import BASELINE
 from workbook.results.table import Table, table
 from workbook.style import encoded, png
 from workbook.views import plots

@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from IPython.core.inputtransformer2 import TransformerManager
@@ -108,26 +108,30 @@ def show(figure: Figure) -> Image:
     return Image(png(figure))
 
 
-class LiveCurves:
-    """Loss and validation curves that are redrawn in place; call it with the history."""
+class Live:
+    """An output that is redrawn in place, `draw` of what it is called with; of an empty list at first."""
+
+    def __init__(self, draw: Callable[[Sequence[Any]], object]) -> None:
+        self.draw = draw
+        self.handle: DisplayHandle | None = display(draw([]), display_id=True)
+
+    def __call__(self, items: Sequence[Any]) -> None:
+        if self.handle is not None:
+            self.handle.update(self.draw(items))
+
+
+class LiveCurves(Live):
+    """Loss and validation curves; call it with the history."""
 
     def __init__(self) -> None:
-        self.handle: DisplayHandle | None = display(show(curves([])), display_id=True)
-
-    def __call__(self, history: Sequence[Mapping[str, Any]]) -> None:
-        if self.handle is not None:
-            self.handle.update(show(curves(history)))
+        super().__init__(lambda history: show(curves(history)))
 
 
-class LiveTable:
-    """A table that is redrawn in place; call it with things that have a `row()`."""
+class LiveTable(Live):
+    """A table; call it with things that have a `row()`."""
 
     def __init__(self) -> None:
-        self.handle: DisplayHandle | None = display(table([]), display_id=True)
-
-    def __call__(self, items: Sequence[HasRow]) -> None:
-        if self.handle is not None:
-            self.handle.update(rows_of(items))
+        super().__init__(rows_of)
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> Markdown:

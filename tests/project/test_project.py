@@ -53,13 +53,15 @@ def test_a_model_needs_no_jupyter() -> None:
 
 def test_the_commands_of_the_documents_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for path in (ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    pages = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for path in [*pages, *(ROOT / "notebooks").glob("*.ipynb")]:
         text = path.read_text()
         for target in re.findall(r"(?:^|[`(])make ([a-z]+)(?=[ `\n])", text, re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
         for module in re.findall(r"python -m ((?:workbook|benchmarks)[\w.]*)", text):
-            file = ROOT.joinpath(*module.split("."))
-            assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), f"{path.name}: {module}"
+            place = ROOT.joinpath(*module.split("."))
+            file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+            assert "main(" in file.read_text(), f"{path.name}: {module}"
         for link in re.findall(r"\]\(([^)#:]+)\)|src=\"([^\"]+)\"", text):
             assert (path.parent / (link[0] or link[1])).exists(), f"{path.name}: {link}"
     assert {"make test", "make slow"} <= set((ROOT / ".ci" / "run").read_text().splitlines())

@@ -15,6 +15,7 @@ from ka.metrics import METRICS
 from workbook.results.compare import interval
 from workbook.results.result_figures import forest, quality_against_cost
 from workbook.results.stored import SHOWN, UNTRAINED
+from workbook.results.study import BASELINE
 from workbook.results.table import Row, Stat, Table
 from workbook.style import encoded
 
@@ -50,7 +51,7 @@ def sections(table: Table) -> list[Section]:
         gaps = {row.name: [row.differences[metric] for metric in SHOWN] for row in compared}
         cells = [[name, *map(interval, changes), changes[0].covers or "–"] for name, changes in gaps.items()]
         parts.append(Section(title, head, cells))
-    head = ["model", "reported", "deployed", "live, here", "GFLOPs", "ms", "× psrt_noshuffle", "study: parameters (M)"]
+    head = ["model", "reported", "deployed", "live, here", "GFLOPs", "ms", f"× {BASELINE}", "study: parameters (M)"]
     variants = [row for row in table.rows if row.name not in UNTRAINED]
     return [*parts, Section("Parameters and cost", head, [_cost(row) for row in variants])]
 

@@ -17,7 +17,6 @@ from ka.errors import KAError
 from ka.files import write_json
 from ka.models.variants import VARIANTS
 
-BASELINE = "psrt_noshuffle"
 CONVOLUTION = "conv3x3"  # the row whose KA layer is one ordinary convolution
 SCENES_OF = "kav11"  # the model of whole scenes
 

@@ -258,10 +258,15 @@ def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
     Raises:
         KAError: the run is not finished, or the file cannot be written.
     """
+    path = Path(folder) / f"{run.metrics()['variant']}.safetensors"
+    keep_weights(run, path)
+    return path
+
+
+def keep_weights(run: Run, path: Path) -> None:
+    """Write a finished run's best weights in float16, with what they were trained on; errors as `ship`."""
     metrics = run.metrics()
-    path = Path(folder) / f"{metrics['variant']}.safetensors"
     psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite
     notes = {"dataset": metrics["dataset"], "step": metrics["best"]["step"]}
     notes |= {} if psnr is None else {"psnr": round(psnr, 3)}
     save_weights(path, run.model("best"), half=True, **notes)
-    return path

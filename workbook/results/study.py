@@ -29,6 +29,8 @@ class Reported:
     ran: str  # the key of `ka.VARIANTS` that computes what the row's code computed
 
 
+#: What variants are compared with: PSRT without its shuffle.
+BASELINE = "psrt_noshuffle"
 #: Printed PSNR of KAv6 by epoch, dB. The table's row is the last.
 KAV6_EPOCHS = {1500: 50.24, 1998: 50.43, 1999: 50.26, 2000: 40.02}
 #: Range of the PSNR of five runs of the baseline, dB.

@@ -19,7 +19,7 @@ from ka.models.variants import VARIANTS, variant
 from workbook.results.compare import Difference, Values, difference, seed_noise
 from workbook.results.speed import Measurement, Spread
 from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, Result, check
-from workbook.results.study import Reported, printed_for
+from workbook.results.study import BASELINE, Reported, printed_for
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Row:
     here: int | None = None  # live parameters of the protocol's own model
     gflops: float | None = None  # 10⁹ FLOPs for 512×512×31 at dim 48, deployed
     ms: float | None = None
-    ratio: Spread | None = None  # of the time to that of `psrt_noshuffle`
+    ratio: Spread | None = None  # of the time to that of `BASELINE`
     printed: Reported | None = None  # the printed row that ran this variant
 
 
@@ -59,7 +59,7 @@ class Table:
 
 def table(
     results: Sequence[Result],
-    baseline: str = "psrt_noshuffle",
+    baseline: str = BASELINE,
     which: str = "best",
     measurement: Measurement | None = None,
 ) -> Table:

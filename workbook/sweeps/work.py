@@ -15,7 +15,6 @@ from submitit.helpers import DelayedSubmission
 
 from ka.errors import KAError
 from ka.files import write_bytes, write_json
-from ka.models.checkpoints import save_weights
 from workbook.paths import ROOT
 from workbook.results import stored
 from workbook.sweeps.folder import Sweep
@@ -80,11 +79,7 @@ def attempt(sweep: Sweep, planned: Planned) -> str:
             execute(config, sweep.plan.protocol, sweep.notebook(planned))
         else:
             train(config, bar=False)
-        metrics = run.metrics()
-        psnr = metrics["methods"]["best"]["mean"]["psnr"]
-        notes = {"dataset": metrics["dataset"], "step": metrics["best"]["step"]}
-        notes |= {} if psnr is None else {"psnr": round(psnr, 3)}
-        save_weights(sweep.weights(planned), run.model("best"), half=True, **notes)
+        stored.keep_weights(run, sweep.weights(planned))
         stored.export(run, sweep.folder / "results", sweep.plan.protocol)
     except Exception as error:  # one run's mishap is not the others'
         line = " ".join(str(error).split()) or "no message"
