@@ -26,7 +26,7 @@ from ka.models.counts import deployed
 from ka.models.psrt import PSRT, build
 from workbook.results.speed import Spread, Throughput, significant
 from workbook.training.config import AMP, Config
-from workbook.training.step import Step, read_every, start
+from workbook.training.step import Step, initial_state, read_every
 
 RATIO = 4
 PLANNED = 1024  # steps whose patches are drawn beforehand; then they come again
@@ -107,11 +107,11 @@ class Plan:
 def patches_of(plan: Plan, size: int) -> Patches:
     """Patches of scenes of noise: speed does not depend on what they show."""
     rng = np.random.default_rng(0)
-    bands = {"gt": plan.n_bands, "up": plan.n_bands, "msi": plan.n_msi}
     scenes = []
     for k in range(plan.scenes):
-        arrays = {key: rng.random((n, plan.scene, plan.scene), dtype=np.float32) for key, n in bands.items()}
-        scenes.append(Scene(str(k), lr=arrays["gt"][:, ::RATIO, ::RATIO], **arrays))
+        sizes = (plan.n_bands, plan.n_bands, plan.n_msi)
+        gt, up, msi = (rng.random((n, plan.scene, plan.scene), dtype=np.float32) for n in sizes)
+        scenes.append(Scene(str(k), gt, gt[:, ::RATIO, ::RATIO], up, msi))
     names = tuple(map(str, range(plan.n_msi)))
     return Patches(
         SceneSet("noise", "train", Degradation(RATIO), None, (0, 0, 0), names, scenes), size, max(RATIO, size // 2)
@@ -281,7 +281,7 @@ def whole_work(plan: Plan, name: str, patches: DevicePatches, mode: Mode, place:
         name, dim=plan.dim, patch=plan.size, stride=patches.patches.stride, batch=plan.batch, iterations=10**6,
         lr=1e-4, augment=True, amp=amp,
     )  # fmt: skip
-    state = start(config, plan.n_bands, plan.n_msi, place.device)
+    state = initial_state(config, plan.n_bands, plan.n_msi, place.device)
     steps, count = Step(config, 10**6, patches), read_every(place.device)
     return Work(lambda: steps(state, count), count=count)
 

@@ -5,6 +5,8 @@ from ka.data.simulate import Degradation
 from ka.errors import KAError
 from ka.evaluation import Evaluation, evaluate
 from ka.inference import Network
+from ka.methods.consistency import Consistency, residuals
+from ka.methods.local import local_injection
 from ka.models.checkpoints import load_checkpoint, save_weights
 from ka.models.counts import ParameterCount, count_parameters, parameter_count
 from ka.models.psrt import PSRT, build
@@ -13,6 +15,7 @@ from ka.models.variants import VARIANTS, Variant, variant
 __all__ = [
     "PSRT",
     "VARIANTS",
+    "Consistency",
     "Degradation",
     "Evaluation",
     "KAError",
@@ -24,7 +27,9 @@ __all__ = [
     "data",
     "evaluate",
     "load_checkpoint",
+    "local_injection",
     "parameter_count",
+    "residuals",
     "save_weights",
     "variant",
 ]

@@ -1,7 +1,7 @@
-"""One evaluation routine for whole scene sets, and the methods without training."""
+"""One evaluation routine for whole scene sets and any method."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ka.data.scenes import Scene, SceneSet
-from ka.data.simulate import Degradation, bicubic, degrade
+from ka.data.scenes import SceneSet
 from ka.errors import KAError, Undefined
+from ka.methods import Method
 from ka.metrics import METRICS, measure
-
-#: A method: a loaded scene → the sharpened image, `bands h w`.
-Method = Callable[[Scene], Tensor]
 
 
 @dataclass(frozen=True)
@@ -86,42 +83,3 @@ def _measure(scene: str, name: str, prediction: Tensor, gt: Tensor, ratio: int) 
         return math.nan
     except KAError as error:
         raise KAError(f"scene {scene}, metric {name}: {str(error).removeprefix(f'{name}: ')}") from error
-
-
-def upsampled(scene: Scene) -> Tensor:
-    """Bicubic upsampling alone: the field's lowest baseline."""
-    return torch.from_numpy(scene.up)
-
-
-def detail(msi: Float[np.ndarray, "m h w"], degradation: Degradation) -> Float[np.ndarray, "m h w"]:
-    """What the HR-MSI has and a low-resolution image lacks: itself minus degraded-and-upsampled itself."""
-    return msi - bicubic(degrade(msi, degradation), degradation.ratio)
-
-
-@dataclass(frozen=True)
-class LinearInjection:
-    """Linear detail injection: up + W · detail(msi), with W fitted on training scenes by least squares.
-
-    A network that does not pass it has learned little. Without training in the sense of the field: one matrix.
-    """
-
-    weight: Float[np.ndarray, "bands m"]
-    degradation: Degradation
-
-    @classmethod
-    def fit(cls, scenes: SceneSet) -> "LinearInjection":
-        """Least squares over all pixels of all scenes, from the MSI's detail to the residual gt - up."""
-        square = np.zeros((scenes.n_msi, scenes.n_msi))
-        cross = np.zeros((scenes.n_msi, scenes.n_bands))
-        for scene in scenes:
-            loaded = scene.load()
-            x = detail(loaded.msi, scenes.degradation).reshape(scenes.n_msi, -1).astype(np.float64)
-            residual = (loaded.gt - loaded.up).reshape(scenes.n_bands, -1)
-            square += x @ x.T
-            cross += x @ residual.T
-        return cls(np.linalg.lstsq(square, cross, rcond=None)[0].T, scenes.degradation)
-
-    def __call__(self, scene: Scene) -> Tensor:
-        """The sharpened image of a loaded scene."""
-        added = np.einsum("om,mhw->ohw", self.weight, detail(scene.msi, self.degradation))
-        return torch.from_numpy((scene.up + added).astype(np.float32))

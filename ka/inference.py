@@ -32,10 +32,12 @@ class Network:
     tile: int | None = None
 
     def __call__(self, scene: Scene) -> Tensor:
-        """The sharpened image of a loaded scene, on the CPU."""
-        weight = self.model.head.weight
-        up, msi = (torch.from_numpy(x)[None].to(weight.device, weight.dtype) for x in (scene.up, scene.msi))
-        return sharpen(self.model, up, msi, self.tile)[0].cpu()
+        """The sharpened image of a loaded scene, on the CPU: from the model's start to its consistency."""
+        weight, start, consistency = self.model.head.weight, self.model.start, self.model.consistency
+        begun = scene.up if scene.start == start.key else start(scene).numpy()
+        up, msi = (torch.from_numpy(x)[None].to(weight.device, weight.dtype) for x in (begun, scene.msi))
+        image = sharpen(self.model, up, msi, self.tile)[0].cpu()
+        return image if consistency is None else torch.from_numpy(consistency(image.numpy(), scene.lr, scene.msi))
 
 
 @torch.no_grad()

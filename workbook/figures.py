@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from ka import data
 from ka.errors import KAError
-from ka.evaluation import LinearInjection, Method, upsampled
 from ka.files import write_bytes
 from ka.inference import Network
+from ka.methods import Method
+from ka.methods.injection import Bicubic, LinearInjection, LocalInjection
 from ka.models.checkpoints import load_checkpoint
 from workbook.audit import audit_figures
 from workbook.diagrams.overview import all_diagrams
@@ -82,11 +83,13 @@ def _made(make: Callable[[], Any], use: Callable[[Any], Any]) -> Callable[[], An
 
 
 def demo_errors() -> Figure:
-    """Absolute error of bicubic upsampling, linear injection and the KAv11 that comes with the workbook."""
-    scene = data.load("indian_pines", "test")[0].load()
+    """Absolute error of bicubic upsampling, linear and local injection and the KAv11 that comes with the workbook."""
+    scenes = data.load("indian_pines", "test")
+    linear, scene = LinearInjection.fit(data.load("indian_pines", "train")), scenes[0].load()
     methods: dict[str, Method] = {
-        "bicubic": upsampled,
-        "linear injection": LinearInjection.fit(data.load("indian_pines", "train")),
+        "bicubic": Bicubic(),
+        "linear injection": linear,
+        "local injection": LocalInjection(scenes.degradation, linear.matrix),
         "KAv11": Network(load_checkpoint(shipped()["kav11"])),
     }
     return plots.error_maps(scene, {name: method(scene).numpy() for name, method in methods.items()})

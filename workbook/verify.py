@@ -14,8 +14,10 @@ import torch
 from ka import data
 from ka.data import SceneSet
 from ka.errors import KAError
-from ka.evaluation import Method, evaluate, upsampled
+from ka.evaluation import evaluate
 from ka.inference import Network
+from ka.methods import Method
+from ka.methods.injection import Bicubic
 from ka.models.checkpoints import load_checkpoint
 
 #: Mean and sample std over the 11 test scenes, on the 16-bit originals; of the 44 patches of 256² means alone, with the
@@ -70,7 +72,7 @@ def verify(root: str | Path, weights: str | Path | None = None) -> bool:
     """
     model = None if weights is None else load_checkpoint(weights, "psrt")
     scenes = data.load("h5" if Path(root).suffix == ".h5" else "cave", "test", root)
-    ok = check(scenes, upsampled, "bicubic")
+    ok = check(scenes, Bicubic(), "bicubic")
     if model is not None:
         network = Network(model.to("cuda" if torch.cuda.is_available() else "cpu"))
         ok &= check(scenes, network, "PSRT")

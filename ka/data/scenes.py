@@ -12,6 +12,9 @@ from ka.errors import KAError, unknown
 ARRAYS = ("gt", "up", "lr", "msi")
 """The arrays of a scene."""
 
+BICUBIC = "bicubic"
+"""`Scene.start` of scenes as they are simulated."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -20,13 +23,21 @@ class Scene:
     name: str
     gt: Float[np.ndarray, "bands h w"]  # truth
     lr: Float[np.ndarray, "bands h/ratio w/ratio"]  # low-resolution hyperspectral image
-    up: Float[np.ndarray, "bands h w"]  # `lr` upsampled, bicubic; overshoots [0, 1] a little
+    up: Float[
+        np.ndarray, "bands h w"
+    ]  # what a network starts from: `lr` upsampled (overshoots [0, 1] a little) or more
     msi: Float[np.ndarray, "channels h w"]  # multispectral image (RGB for CAVE)
+    start: str = BICUBIC  # what made `up`: the `key` of a start in `ka.methods.injection`
 
     @property
     def ratio(self) -> int:
         """Scale factor between `lr` and `gt`."""
         return self.gt.shape[1] // self.lr.shape[1]
+
+    @property
+    def bicubic(self) -> Float[np.ndarray, "bands h w"]:
+        """`lr` upsampled, whatever `up` is."""
+        return self.up if self.start == BICUBIC else bicubic(self.lr, self.ratio)
 
     def crop(self, row: int, col: int, height: int, width: int) -> "Scene":
         """Copy a rectangle, in pixels of the truth, as float32.
@@ -45,12 +56,12 @@ class Scene:
             return np.array(x[:, rows, cols], dtype=np.float32)
 
         name = f"{self.name}[{row}:{row + height},{col}:{col + width}]"
-        return Scene(name, cut(self.gt), cut(self.lr, self.ratio), cut(self.up), cut(self.msi))
+        return Scene(name, cut(self.gt), cut(self.lr, self.ratio), cut(self.up), cut(self.msi), self.start)
 
     def load(self) -> "Scene":
         """The scene with all arrays in memory as float32."""
         arrays = {key: np.asarray(getattr(self, key)[:], dtype=np.float32) for key in ARRAYS}
-        return Scene(self.name, **arrays)
+        return Scene(self.name, start=self.start, **arrays)
 
 
 def observe(

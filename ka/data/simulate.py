@@ -106,13 +106,25 @@ def degrade(gt: Float[np.ndarray, "bands h w"], degradation: Degradation) -> Flo
     return np.asarray(out, dtype=np.float32)
 
 
+@lru_cache(maxsize=32)
+def degrade_matrix(n: int, degradation: Degradation) -> Float[np.ndarray, "n/ratio n"]:
+    """`degrade` along one axis of `n` pixels, as a matrix; rows sum to 1."""
+    half, start, ratio = degradation.blur_size // 2, degradation.start, degradation.ratio
+    pixels, rows = np.pad(np.arange(n), half, mode="reflect"), np.arange(n // ratio)
+    matrix = np.zeros((n // ratio, n))
+    for i, weight in enumerate(gaussian(degradation.blur_size, degradation.blur_sigma)):
+        np.add.at(matrix, (rows, pixels[start + i : start + i + n : ratio][: len(rows)]), weight)
+    matrix.setflags(write=False)
+    return matrix
+
+
 def bicubic(lr: Float[np.ndarray, "bands h w"], ratio: int) -> Float[np.ndarray, "bands h*ratio w*ratio"]:
     """Upsample as MATLAB's `imresize`: Keys' cubic, half-pixel centres, symmetric border, not clipped.
 
     Keys' a is −0.5 (PyTorch's bicubic has −0.75). The result may overshoot [0, 1] a little.
     """
     _, h, w = lr.shape
-    up = _cubic_matrix(h, ratio) @ lr.astype(np.float64) @ _cubic_matrix(w, ratio).T
+    up = cubic_matrix(h, ratio) @ lr.astype(np.float64) @ cubic_matrix(w, ratio).T
     return up.astype(np.float32)
 
 
@@ -143,7 +155,7 @@ def broad_bands(
 
 
 @lru_cache(maxsize=32)
-def _cubic_matrix(n: int, ratio: int) -> Float[np.ndarray, "n*ratio n"]:
+def cubic_matrix(n: int, ratio: int) -> Float[np.ndarray, "n*ratio n"]:
     """Weights of `n` input samples in each of `n * ratio` outputs; rows sum to 1."""
     centre = (np.arange(n * ratio) + 0.5) / ratio - 0.5
     taps = np.floor(centre).astype(int)[:, None] + np.arange(-1, 3)

@@ -1,9 +1,11 @@
 """Weights in and out: runs of ours, the published PSRT files, the study's own KA checkpoints.
 
-Ours are safetensors whose header names variant, dim and bands. The others are `.pth.tar` files, read with
+Ours are safetensors whose header names variant, dim and bands, what the network starts from and what makes its output
+consistent: such a file alone sharpens an image. The others are `.pth.tar` files, read with
 `weights_only=True` (nothing in them can run), whose keys are translated to ours (`ka.models.study_names`).
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from ka.errors import KAError
 from ka.files import write_bytes
+from ka.methods.consistency import Consistency
+from ka.methods.injection import start_from_dict
 from ka.models.kernel_attention import FoldedKernelAttention
 from ka.models.psrt import PSRT
 from ka.models.study_names import StateDict, put, readings, some, study_keys
@@ -40,6 +44,9 @@ def save_weights(path: str | Path, model: PSRT, half: bool = False, **notes: str
         raise KAError(f"{path}: not written, as a folded model cannot be loaded again; save the model it was made from")
     header = {"format": FORMAT, "variant": model.row.name, "dim": model.dim}
     header |= {"n_bands": model.n_bands, "n_msi": model.n_msi, **notes}
+    header["start"] = json.dumps(model.start.to_dict())
+    if model.consistency is not None:
+        header["consistency"] = json.dumps(model.consistency.to_dict())
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     for key, value in state.items():
         if not value.isfinite().all():
@@ -74,7 +81,8 @@ def load_checkpoint(source: str | Path | StateDict, variant: str | None = None) 
         raise KAError(f"{where} holds weights of {named}, not {variant}; ask for variant={named!r}, or leave it out")
     name, ours = variant or named, "head.weight" in state
     if name is not None:
-        return _build(state if ours else study_keys(state, variant_row(name), where), name, where)
+        model = _build(state if ours else study_keys(state, variant_row(name), where), name, where)
+        return _with_ends(model, header, where)
     possible = dict.fromkeys(VARIANTS, state) if ours else readings(state, where)
     fitting = [name for name in possible if len(possible) == 1 or _fits(possible[name], name, where)]
     if not fitting:
@@ -82,6 +90,18 @@ def load_checkpoint(source: str | Path | StateDict, variant: str | None = None) 
     if len(fitting) > 1:
         raise KAError(f"{where} fits {', '.join(fitting)} alike; say which it was trained as (variant=…)")
     return _build(possible[fitting[0]], fitting[0], where)
+
+
+def _with_ends(model: PSRT, header: Mapping[str, str], where: str) -> PSRT:
+    """The start and the consistency that the header describes; files before these had a bicubic start."""
+    try:
+        if "start" in header:
+            model.start = start_from_dict(json.loads(header["start"]))
+        if "consistency" in header:
+            model.consistency = Consistency.from_dict(json.loads(header["consistency"]))
+    except (KAError, ValueError) as error:
+        raise KAError(f"{where}: its header is damaged ({_line(error)}); copy or train it again") from error
+    return model
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ka.errors import KAError
+from ka.methods.consistency import Consistency
+from ka.methods.injection import Bicubic, Start
 from ka.models.cpu_attention import in_bands, window_attention
 from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention
 from ka.models.kernel_parts import Pointwise
@@ -165,6 +167,8 @@ class PSRT(nn.Module):
         if dim % 8:
             raise KAError(f"dim={dim} does not split into 8 heads; choose a multiple of 8 (the study: 32, 48, 64)")
         self.row, self.n_bands, self.n_msi, self.dim = row, n_bands, n_msi, dim
+        self.start: Start = Bicubic()  # what makes `up`, and what is done to the output, of whole scenes (`ka.Network`)
+        self.consistency: Consistency | None = None
         self.head = nn.Conv2d(n_bands + n_msi, dim, 3, padding=1)
         self.blocks = nn.Sequential(
             *(nn.Sequential(*(SaRBlock(dim, window, row) for window in WINDOWS)) for _ in range(N_BLOCKS))
@@ -177,8 +181,8 @@ class PSRT(nn.Module):
     ) -> Float[Tensor, "b n_bands h w"]:
         """The sharpened image, in the units of `up` ([0, 1] in training; neither input nor output is clipped).
 
-        `up` is the LR-HSI, bicubically upsampled to the size of the HR-MSI `msi`. H and W may be anything: edges are
-        replicated to a multiple of 8 inside, and cropped from the result.
+        `up` is the image that the network starts from (`self.start`), of the size of the HR-MSI `msi`. H and W may be
+        anything: edges are replicated to a multiple of 8 inside, and cropped from the result.
 
         Raises:
             KAError: band counts or sizes do not fit.

@@ -9,8 +9,10 @@ import torch
 
 import ka
 from ka import data
-from ka.evaluation import Evaluation, LinearInjection, detail, evaluate, upsampled
+from ka.evaluation import Evaluation, evaluate
 from ka.inference import Network
+from ka.methods.injection import Bicubic, LinearInjection
+from ka.methods.local import detail
 from workbook import verify
 
 
@@ -18,7 +20,7 @@ def test_undefined_and_infinite_metrics_are_none_in_json() -> None:
     scenes = data.load("indian_pines", "val")
     scene = scenes[0]
     scene.gt[3], scene.up[3] = 0, 0  # a black band: no ERGAS; without error there: infinite PSNR
-    stored = evaluate(upsampled, scenes).to_dict()
+    stored = evaluate(Bicubic(), scenes).to_dict()
     (values,) = stored["scenes"].values()  # type: ignore[attr-defined]
     assert (values["ergas"], values["psnr"], stored["mean"]["psnr"]) == (None, None, None)  # type: ignore[index]
     assert values["rmse"] > 0
@@ -29,20 +31,20 @@ def test_only_what_is_undefined_becomes_nan() -> None:
     scenes = data.load("indian_pines", "val")
     small = replace(scenes, scenes=[scenes[0].crop(0, 0, 8, 8)])
     with pytest.raises(ka.KAError, match=r"scene indian_pines_val\[0:8,0:8\], metric ssim: the image is 8×8"):
-        evaluate(upsampled, small)
-    assert evaluate(upsampled, small, ["psnr", "uiqi"]).mean("psnr") > 20
+        evaluate(Bicubic(), small)
+    assert evaluate(Bicubic(), small, ["psnr", "uiqi"]).mean("psnr") > 20
     with pytest.raises(ka.KAError, match=r"metric 'psrn' is unknown; did you mean 'psnr'\?"):
-        evaluate(upsampled, small, ["psrn"])
+        evaluate(Bicubic(), small, ["psrn"])
 
 
 def test_the_ratio_is_that_of_the_scenes() -> None:
     """ERGAS divides by it; a set that says another ratio than its scenes have is refused."""
     scenes = data.load("indian_pines", "val", degradation=ka.Degradation(8))
-    evaluation = evaluate(upsampled, scenes, ["ergas"])
+    evaluation = evaluate(Bicubic(), scenes, ["ergas"])
     up, gt = (torch.from_numpy(x)[None] for x in (scenes[0].up, scenes[0].gt))
     assert evaluation.mean("ergas") == pytest.approx(float(ka.metrics.ergas(up, gt, 8)), rel=1e-12)
     with pytest.raises(ka.KAError, match="indian_pines_val is of ratio 8, its set of 4"):
-        evaluate(upsampled, replace(scenes, degradation=ka.Degradation(4)), ["ergas"])
+        evaluate(Bicubic(), replace(scenes, degradation=ka.Degradation(4)), ["ergas"])
 
 
 def test_evaluation_gives_mean_and_sample_std() -> None:
@@ -63,9 +65,9 @@ def test_linear_injection_is_the_least_squares_fit() -> None:
     fit = LinearInjection.fit(scenes)
     x = detail(scene.msi, scenes.degradation).reshape(scenes.n_msi, -1).astype(np.float64)
     residual = (scene.gt - scene.up).reshape(scenes.n_bands, -1)
-    np.testing.assert_allclose(fit.weight, np.linalg.lstsq(x.T, residual.T, rcond=None)[0].T, atol=1e-5)
+    np.testing.assert_allclose(fit.matrix, np.linalg.lstsq(x.T, residual.T, rcond=None)[0].T, atol=1e-5)
     names = ["psnr", "sam"]
-    better, worse = evaluate(fit, scenes, names), evaluate(upsampled, scenes, names)
+    better, worse = evaluate(fit, scenes, names), evaluate(Bicubic(), scenes, names)
     assert better.mean("psnr") > worse.mean("psnr") + 3
     assert better.mean("sam") < worse.mean("sam")
 
@@ -75,8 +77,8 @@ def test_the_proofs_hold(cave_root: Path, shared: Path, capsys: pytest.CaptureFi
     """Bicubic and the published weights on the 11 real test scenes, within 0.02 dB / 0.01° / 0.01 (shared facts)."""
     scenes = data.load("cave", "test", cave_root)
     published = ka.load_checkpoint(shared / "weights" / "psrt_cave_x4.pth.tar")
-    assert verify.check(scenes, upsampled, "bicubic")
-    bicubic = ka.evaluate(upsampled, scenes, ["psnr", "sam", "ergas"])
+    assert verify.check(scenes, Bicubic(), "bicubic")
+    bicubic = ka.evaluate(Bicubic(), scenes, ["psnr", "sam", "ergas"])
     rows = np.stack([bicubic.values(name) for name in ("psnr", "sam", "ergas")])  # the first proof, without verify
     assert rows.shape == (3, 11)
     assert (np.abs(rows.mean(1) - [34.326, 4.450, 7.197]) <= [0.02, 0.01, 0.01]).all(), rows
@@ -88,7 +90,7 @@ def test_the_proofs_hold(cave_root: Path, shared: Path, capsys: pytest.CaptureFi
 
 
 def test_a_difference_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
-    agrees = verify.check(data.load("indian_pines", "val"), upsampled, "bicubic")
+    agrees = verify.check(data.load("indian_pines", "val"), Bicubic(), "bicubic")
     assert not agrees
     assert capsys.readouterr().out.count("DIFFERS") == 3
 

@@ -8,7 +8,17 @@ from pathlib import Path
 from conftest import ROOT
 
 FLOORS = (
-    *("ka.errors", "ka.files", "ka.models", "ka.data", "ka.metrics", "ka.evaluation", "ka.inference", "ka"),
+    *(
+        "ka.errors",
+        "ka.files",
+        "ka.data",
+        "ka.methods",
+        "ka.models",
+        "ka.metrics",
+        "ka.evaluation",
+        "ka.inference",
+        "ka",
+    ),
     *(
         "workbook",
         "workbook.paths",

@@ -13,14 +13,14 @@ from ka.metrics import ssim
 from workbook.training import step as stepping
 from workbook.training.config import Config
 from workbook.training.scenes import load_data
-from workbook.training.step import LOSSES, State, Step, draw, learning_rate, start
+from workbook.training.step import LOSSES, State, Step, draw, initial_state, learning_rate
 
 Smoke = Callable[..., Config]
 CPU = torch.device("cpu")
 
 
 def begin(config: Config) -> State:
-    return start(config, 4, 3, CPU)
+    return initial_state(config, 4, 3, CPU)
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, what: str, call: int) -> None:
@@ -197,7 +197,7 @@ def test_iterations_read_no_value(variant: str, smoke: Smoke, tmp_path: Path, mo
     held = load_data(config).patches.to(meta)
     monkeypatch.setattr(torch.optim, "AdamW", partial(_unfused, torch.optim.AdamW))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # `meta` has none; SSIM turns it off
-    state = start(config, 4, 3, meta)
+    state = initial_state(config, 4, 3, meta)
     with pytest.raises((RuntimeError, NotImplementedError)):
         Step(config, 6, held)(state, 2)
     assert state.step == 1  # of two iterations the first read nothing; the second reads both losses

@@ -25,7 +25,7 @@ from workbook.training import train as training
 from workbook.training.config import Config
 from workbook.training.run import Run
 from workbook.training.scenes import load_data
-from workbook.training.step import LOSSES, Step, start
+from workbook.training.step import LOSSES, Step, initial_state
 from workbook.training.train import train
 
 Smoke = Callable[..., Config]
@@ -226,7 +226,7 @@ def test_metrics_tell_of_the_best_weights_that_are_there(smoke: Smoke, tmp_path:
     """A kill may leave best weights of which the checkpoint does not know; metrics.json names what the file holds."""
     run = train(smoke(tmp_path / "run"), bar=False)
     (run.path / "metrics.json").unlink()
-    model = start(smoke(run.path, seed=3), 4, 3, torch.device("cpu")).model
+    model = initial_state(smoke(run.path, seed=3), 4, 3, torch.device("cpu")).model
     run.save_model("best", model, 5, "average", 4)
     train(smoke(run.path), bar=False)
     assert run.metrics()["best"] == {"step": 5, "weights": "average"}

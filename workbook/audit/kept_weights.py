@@ -9,15 +9,16 @@ from jaxtyping import Bool, Float
 
 from ka.data import SceneSet
 from ka.errors import KAError
-from ka.evaluation import evaluate, upsampled
+from ka.evaluation import evaluate
 from ka.inference import Network
+from ka.methods.injection import Bicubic
 from ka.models.checkpoints import load_checkpoint
 from ka.models.psrt import build
 from workbook.audit.trials import seeded
 from workbook.training.config import Config
 from workbook.training.devices import pick_device
 from workbook.training.scenes import Data
-from workbook.training.step import Step, start
+from workbook.training.step import Step, initial_state
 
 
 def constant_rate(config: Config, scenes: Data, every: int = 5) -> list[dict[str, float]]:
@@ -28,7 +29,7 @@ def constant_rate(config: Config, scenes: Data, every: int = 5) -> list[dict[str
     """
     if config.iterations is None or not scenes.val:
         raise KAError("this small training wants iterations and validation scenes; give iterations, not epochs")
-    state = start(config, scenes.train.n_bands, scenes.train.n_msi, pick_device(config.device))
+    state = initial_state(config, scenes.train.n_bands, scenes.train.n_msi, pick_device(config.device))
     one_step = Step(config, config.iterations, scenes.patches)
     history = []
     for step in range(every, config.iterations + 1, every):
@@ -142,5 +143,5 @@ def untrained(scenes: SceneSet, name: str = "kav6", dim: int = 48, seed: int = 0
     """PSNR in dB of (bicubic upsampling, a network with random weights as published) on some scenes."""
     with seeded(seed):
         model = build(name, scenes.n_bands, scenes.n_msi, dim).eval()
-    bicubic, network = (evaluate(method, scenes, ["psnr"]).mean("psnr") for method in (upsampled, Network(model)))
+    bicubic, network = (evaluate(method, scenes, ["psnr"]).mean("psnr") for method in (Bicubic(), Network(model)))
     return bicubic, network

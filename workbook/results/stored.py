@@ -24,7 +24,7 @@ from workbook.training.config import Config
 from workbook.training.run import Run
 
 SHOWN = ("psnr", "sam", "ergas")
-UNTRAINED = ("bicubic", "linear injection")
+UNTRAINED = ("bicubic", "linear injection", "local injection")
 WEIGHTS = ("best", "last", "average")
 # Where a run lies, how often it is saved and what it runs on do not belong to a protocol; these are not even exported:
 NOT_KEPT = ("run_dir", "data_root", "checkpoint_every")
@@ -103,7 +103,8 @@ class Result:
         try:
             embedded = record.config.get("dataset", "indian_pines") == "indian_pines"
             config = Config(**record.config, data_root=None if embedded else "not kept")
-            methods = {name: _evaluation(record.methods[name]) for name in (*UNTRAINED, *WEIGHTS)}
+            names = [name for name in (*UNTRAINED, *WEIGHTS) if name in record.methods or name != "local injection"]
+            methods = {name: _evaluation(record.methods[name]) for name in names}  # older runs did not measure it
             if len({frozenset(evaluation.scenes) for evaluation in methods.values()}) != 1:
                 raise ValueError("methods were measured on different scenes")
         except (LookupError, TypeError, ValueError) as error:
@@ -212,7 +213,8 @@ def check(results: Iterable[Result]) -> list[Result]:
             cure = "only variant and seed may differ: keep each protocol in a folder of its own"
             raise KAError(f"{both} are of different protocols ({'; '.join(changed)}); {cure}")
         for method in UNTRAINED:
-            if not _alike(ordered[0].methods[method], result.methods[method]):
+            measured = [results.methods[method] for results in (ordered[0], result) if method in results.methods]
+            if len(measured) == 2 and not _alike(*measured):
                 what = f"on different data ({method} has other scenes or values)"
                 raise KAError(f"{both} were measured {what}; measure both on the same")
     return ordered

@@ -83,7 +83,11 @@ def table(
     values = measured(results, which)
     seeds = {name: tuple(result.config.seed for result in of_variant) for name, of_variant in runs.items()}
     compared = [name for name in VARIANTS if name != baseline and runs[name] and runs[baseline]]
-    untrained = {name: _values([result.methods[name] for result in results[:1]], scenes) for name in UNTRAINED}
+    untrained = {
+        name: _values([result.methods[name] for result in results[:1]], scenes)
+        for name in UNTRAINED
+        if not results or name in results[0].methods
+    }
     rows = [Row(name, stats=_stats(metrics)) for name, metrics in untrained.items()]
     for name, of_variant in runs.items():
         weights = {name: 1, baseline: -1}

@@ -16,6 +16,8 @@ from ka.models.variants import variant
 Schedule = Literal["constant", "cosine"]
 Loss = Literal["l1", "l1+ssim"]
 AMP = Literal["none", "bfloat16"]
+Start = Literal["bicubic", "linear", "local"]
+Consistency = Literal["none", "spectral", "spatial", "both"]
 Factor = Annotated[float, Meta(ge=1e-6, le=1e6)]
 
 
@@ -27,6 +29,10 @@ class Config:
     dataset: str = "indian_pines"  # one of `ka.data.DATASETS`
     data_root: str | None = None  # folder or file of cave and h5
     ratio: Annotated[int, Meta(ge=2, le=32)] = 4  # between HR-MSI and LR-HSI
+    start: Start = "bicubic"  # the image that the network adds to (`ka.methods`): the study's, or a closed form
+    radius: Annotated[int, Meta(ge=1, le=64)] = 4  # of local injection's windows, in low-resolution pixels
+    ridge: Annotated[float, Meta(ge=1e-12, le=1e6)] = 1e-5  # of local injection's regression
+    consistency: Consistency = "none"  # what the sharpened image is made to agree with, as a last step
     train_scenes: str | None = None  # train on these alone, comma-separated; None for all of the split
     dim: Annotated[int, Meta(ge=8, le=4096)] = 24  # embedding width, a multiple of 8
     patch: Annotated[int, Meta(ge=8, le=4096)] = 16  # side of a training patch, in pixels of the ground truth
@@ -49,7 +55,7 @@ class Config:
     # Random flips and 90° rotations. They turn the grid of kept pixels too, so `up` lies half a pixel to the other side
     # of the truth: more variety, at the price of registration.
     augment: bool = False
-    zero_tail: bool = True  # start with a tail of zeros, that is from the bicubic image
+    zero_tail: bool = True  # begin with a tail of zeros, that is with the start image
     ema: Annotated[float, Meta(ge=0, le=1 - 1e-9)] = 0.99  # decay of the averaged weights per iteration
     hold_out: bool = True  # keep validation scenes out of training; without them the last weights count
     eval_every: Annotated[int, Meta(ge=1, le=10**9)] = 100  # iterations between validations

@@ -7,9 +7,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ka.data import Scene
-from ka.evaluation import Method, evaluate, upsampled
+from ka.evaluation import evaluate
 from ka.files import write_json
 from ka.inference import Network
+from ka.methods import Method
 from ka.models.counts import parameter_count
 from workbook.training.devices import forget_peak, peak_bytes
 from workbook.training.run import Run
@@ -31,7 +32,7 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     if not state.best_of:  # nothing was held out: the last weights count
         run.save_model("best", model, state.step, "last", scenes.test.ratio)
     best_step, best_of = run.best()
-    methods = _untrained(scenes) | {"last": Network(model), "average": Network(state.average)}
+    methods = scenes.untrained | {"last": Network(model), "average": Network(state.average)}
     if best_step != state.step:
         methods["best"] = Network(run.model("best").to(device))
     evaluations = {}
@@ -63,12 +64,8 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     write_json(run.path / "metrics.json", values)
 
 
-def _untrained(scenes: Data) -> dict[str, Method]:
-    return {"bicubic": upsampled, "linear injection": scenes.injection}
-
-
 def images(run: Run, scenes: Data, scene: Scene) -> Mapping[str, np.ndarray]:
-    """What each method makes of a loaded scene, `bands h w`: bicubic, linear injection, the run's best weights."""
+    """What each method makes of a loaded scene, `bands h w`: the methods without training, the run's best weights."""
     model = run.model()
-    methods = _untrained(scenes) | {model.row.name: Network(model)}
+    methods = scenes.untrained | {model.row.name: Network(model)}
     return {name: method(scene).numpy() for name, method in methods.items()}

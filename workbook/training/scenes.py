@@ -10,23 +10,60 @@ import numpy as np
 from ka import data
 from ka.data import Degradation, Patches, Scene, SceneSet
 from ka.errors import KAError
-from ka.evaluation import LinearInjection
+from ka.methods import Method
+from ka.methods.consistency import Consistency
+from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start
+from ka.methods.started import started
 from workbook.training.config import Config
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run sees."""
+    """What a run sees; what is made of all training scenes is made when it is first asked for."""
 
-    patches: Patches  # of `train`
-    train: SceneSet
-    val: SceneSet  # the centres of the validation scenes, in memory; empty where the protocol holds none out
+    config: Config
+    train: SceneSet  # as simulated, like all three
+    held_out: SceneSet  # whole validation scenes; empty where the protocol holds none out
     test: SceneSet
 
     @cached_property
-    def injection(self) -> LinearInjection:
-        """Linear detail injection, fitted on the training scenes when it is first asked for."""
-        return LinearInjection.fit(self.train)
+    def untrained(self) -> dict[str, Method]:
+        """The methods without training, fitted on the training scenes."""
+        linear, config = LinearInjection.fit(self.train), self.config
+        local = LocalInjection(linear.degradation, linear.matrix, config.radius, config.ridge)
+        return {"bicubic": Bicubic(), "linear injection": linear, "local injection": local}
+
+    @cached_property
+    def start(self) -> Start:
+        """What the network starts from."""
+        if self.config.start == "bicubic":
+            return Bicubic()
+        start = self.untrained[f"{self.config.start} injection"]
+        assert isinstance(start, LinearInjection | LocalInjection)
+        return start
+
+    @cached_property
+    def consistency(self) -> Consistency | None:
+        """What the network's images of whole scenes are made to agree with."""
+        if self.config.consistency == "none":
+            return None
+        if self.train.srf is None:
+            raise KAError(
+                f"consistency={self.config.consistency!r} needs the response that made the HR-MSI, which "
+                f"{self.config.dataset} does not state; use consistency='none'"
+            )
+        return Consistency(self.train.degradation, self.train.srf, self.config.consistency)
+
+    @cached_property
+    def patches(self) -> Patches:
+        """Training patches, cut out of whole scenes that the start has sharpened."""
+        return Patches(started(self.train, self.start), self.config.patch, self.config.stride)
+
+    @cached_property
+    def val(self) -> SceneSet:
+        """The centres of the held-out scenes, in memory, with the start's image as `up`."""
+        scenes = [_centre(scene, self.config.eval_size) for scene in started(self.held_out, self.start)]
+        return replace(self.held_out, scenes=scenes)
 
     @cached_property
     def test_digest(self) -> str:
@@ -44,7 +81,8 @@ def load_data(config: Config) -> Data:
     """The scenes of a configuration; what cannot work is found here as far as it shows without reading every pixel.
 
     Raises:
-        KAError: missing or broken data; patches that do not fit; a batch larger than the training set.
+        KAError: missing or broken data; patches that do not fit; a batch larger than the training set; a consistency
+            without a known response.
     """
     degradation = Degradation(config.ratio)
     root, hold_out = config.data_root, config.hold_out
@@ -53,14 +91,15 @@ def load_data(config: Config) -> Data:
         raise KAError(f"data_root={root} is one file, and a run trains, validates and tests on different ones; {cure}")
     names = [name.strip() for name in (config.train_scenes or "").split(",") if name.strip()]
     train = data.load(config.dataset, "train", root, degradation, scenes=names or None, hold_out_val=hold_out)
-    patches = Patches(train, config.patch, config.stride)
-    if config.batch > len(patches):
-        raise KAError(f"batch={config.batch} is more than the {len(patches)} training patches; choose a smaller one")
-    val = replace(train, split="val", scenes=[])
-    if hold_out:
-        whole = data.load(config.dataset, "val", root, degradation)
-        val = replace(whole, scenes=[_centre(scene, config.eval_size) for scene in whole])
-    return Data(patches, train, val, data.load(config.dataset, "test", root, degradation))
+    patches = len(Patches(train, config.patch, config.stride))
+    if config.batch > patches:
+        raise KAError(f"batch={config.batch} is more than the {patches} training patches; choose a smaller one")
+    held_out = (
+        data.load(config.dataset, "val", root, degradation) if hold_out else replace(train, split="val", scenes=[])
+    )
+    scenes = Data(config, train, held_out, data.load(config.dataset, "test", root, degradation))
+    _ = scenes.consistency
+    return scenes
 
 
 def _centre(scene: Scene, size: int | None) -> Scene:

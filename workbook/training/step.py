@@ -67,7 +67,7 @@ class State:
             raise KAError(f"{where} does not fit this run; start it anew with restart=True") from error
 
 
-def start(config: Config, n_bands: int, n_msi: int, device: torch.device) -> State:
+def initial_state(config: Config, n_bands: int, n_msi: int, device: torch.device) -> State:
     """A model, its average and its optimiser at step 0; the global random state is left alone."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

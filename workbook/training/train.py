@@ -23,7 +23,7 @@ from workbook.training.finish import finish
 from workbook.training.ranks import ALONE, Ranks
 from workbook.training.run import Run
 from workbook.training.scenes import Data, load_data
-from workbook.training.step import State, Step, read_every, start
+from workbook.training.step import State, Step, initial_state, read_every
 
 Watch = Callable[[list[dict[str, Any]]], None]
 
@@ -107,7 +107,9 @@ def _train(
 ) -> None:
     """Go on from the last checkpoint to the end; what is written, rank 0 writes alone."""
     total = _iterations(config, scenes)
-    state = start(config, scenes.train.n_bands, scenes.train.n_msi, device)
+    state = initial_state(config, scenes.train.n_bands, scenes.train.n_msi, device)
+    for model in (state.model, state.average):
+        model.start, model.consistency = scenes.start, scenes.consistency
     if (checkpoint := run.resume()) is not None:
         state.load(checkpoint, run.path / "checkpoint.pt")
     ranks.same(state.step, f"checkpoint in {run.path}")  # and all have read it before the first one writes

@@ -1,0 +1,136 @@
+"""Consistency with what was observed: how far an image is from it, and the nearest image that agrees with it.
+
+Both observations are linear in the truth x: msi = S x, with the response S of the sharp sensor, and lr = D x Dᵀ, with
+blur and decimation D along each axis. Where they are exact, projecting an estimate onto the images that agree with
+them can only bring it nearer to the truth. S acts on bands and D on pixels, so the two projections commute: after one
+of each both hold, if the observations agree with each other. With noise they are followed too closely; a weight below
+1 goes a part of the way (Wiener's is error² / (error² + noise²)).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ka.data.scenes import Scene
+from ka.data.simulate import Degradation, degrade, degrade_matrix, respond
+from ka.errors import KAError, unknown
+from ka.methods import Method
+from ka.methods.local import check_pair
+
+Kind = Literal["spectral", "spatial", "both"]
+KINDS = ("spectral", "spatial", "both")
+Cube = Float[np.ndarray, "bands h w"]
+LowCube = Float[np.ndarray, "bands h/ratio w/ratio"]
+MSI = Float[np.ndarray, "channels h w"]
+
+
+@dataclass(frozen=True, eq=False)
+class Consistency:
+    """The projection of an estimate onto the images that agree with the observations.
+
+    Spectral: x + S⁺(msi - S x); spatial: x + D⁺(lr - D x Dᵀ)D⁺ᵀ.
+
+    Raises:
+        KAError: an unknown kind; a weight out of range; a response that is no matrix.
+    """
+
+    degradation: Degradation  # how lr comes from the truth
+    srf: Float[np.ndarray, "channels bands"]  # how msi does
+    kind: Kind = "both"  # which of them to agree with: spectral (msi), spatial (lr) or both
+    weight: float = 1.0  # how much of the way to go, above 0 to 1; 1 where the observations are free of noise
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown("consistency", self.kind, KINDS)
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float) or not 0 < self.weight <= 1:
+            raise KAError(f"weight: {self.weight!r} is not above 0 and at most 1; use 1 where there is no noise")
+        if np.ndim(self.srf) != 2 or not np.isfinite(self.srf).all():
+            raise KAError(f"srf: {np.shape(self.srf)} values are no response (channels, bands); give the sensor's own")
+
+    def __call__(self, image: Cube, lr: LowCube, msi: MSI) -> Cube:
+        """The projected image, in the unit that the three images share.
+
+        Raises:
+            KAError: images, ratio or response that do not fit together.
+        """
+        _check(image, lr, msi, self.degradation, self.srf)
+        x = image.astype(np.float64)
+        if self.kind != "spatial":
+            lacking = msi - np.tensordot(self.srf, x, axes=1)
+            x += self.weight * np.tensordot(np.linalg.pinv(self.srf), lacking, axes=1)
+        if self.kind != "spectral":
+            (down, back_down), (across, back_across) = (_axis(n, self.degradation) for n in x.shape[1:])
+            x += self.weight * (back_down @ (lr - down @ x @ across.T) @ back_across.T)
+        return x.astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"srf": np.asarray(self.srf).tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Consistency":
+        """What `to_dict` described; a `KAError` if that was something else."""
+        try:
+            degradation, srf = Degradation(**values["degradation"]), np.array(values["srf"], dtype=np.float64)
+            return cls(**{**values, "degradation": degradation, "srf": srf})
+        except (KeyError, TypeError, ValueError) as error:
+            raise KAError(f"this describes no consistency ({error}); use another checkpoint") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Consistent:
+    """A method whose images are made consistent as a last step."""
+
+    method: Method
+    consistency: Consistency
+
+    def __call__(self, scene: Scene) -> Tensor:
+        """The sharpened image of a loaded scene."""
+        return torch.from_numpy(self.consistency(self.method(scene).numpy(), scene.lr, scene.msi))
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """What an image leaves of the observations: root mean squares over channels and bands, in units of the image."""
+
+    spectral: Float[np.ndarray, "h w"]  # of msi - S x
+    spatial: Float[np.ndarray, "h/ratio w/ratio"]  # of lr - D x Dᵀ
+
+    def rms(self) -> dict[str, float]:
+        """Over all pixels; 0 for an image that agrees with both observations."""
+        return {name: float(np.sqrt((getattr(self, name) ** 2).mean())) for name in ("spectral", "spatial")}
+
+
+def residuals(
+    image: Cube, lr: LowCube, msi: MSI, degradation: Degradation, srf: Float[np.ndarray, "channels bands"]
+) -> Residuals:
+    """How inconsistent an image is with the two observations, pixel by pixel.
+
+    Raises:
+        KAError: images, ratio or response that do not fit together.
+    """
+    _check(image, lr, msi, degradation, srf)
+    maps = (msi - respond(image, srf), lr - degrade(image, degradation))
+    return Residuals(*(np.sqrt((difference.astype(np.float64) ** 2).mean(0)) for difference in maps))
+
+
+def _check(image: Cube, lr: LowCube, msi: MSI, degradation: Degradation, srf: np.ndarray) -> None:
+    check_pair(lr, msi, degradation)
+    expected = (len(lr), *msi.shape[1:])
+    if image.shape != expected:
+        raise KAError(f"image: {image.shape} does not fit lr and msi, which want {expected}; give the sharpened cube")
+    if np.shape(srf) != (len(msi), len(lr)):
+        wanted = f"(channels, bands) = {(len(msi), len(lr))}"
+        raise KAError(f"srf: a response of shape {np.shape(srf)} is not {wanted}; use the sensor's own")
+
+
+@lru_cache(maxsize=8)
+def _axis(n: int, degradation: Degradation) -> tuple[Float[np.ndarray, "n/ratio n"], Float[np.ndarray, "n n/ratio"]]:
+    """Blur and decimation along an axis of `n` pixels, and the pseudo-inverse."""
+    matrix = degrade_matrix(n, degradation)
+    return matrix, np.linalg.pinv(matrix)
