@@ -1,95 +1,149 @@
-"""Intervals that keep their promise: against closed forms, by hand, and in null simulations."""
+"""Intervals that keep their promise: against scipy, by hand, and in null simulations."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from workbook.results.compare import SeedNoise, difference, seed_noise
+from workbook.results.compare import Difference, Estimate, Fit, Values, interval, judge
 
-
-def test_the_interval_of_many_scenes_is_the_paired_t_interval(rng: np.random.Generator) -> None:
-    """For 200 normal differences a bootstrap-t and Student's t (1.972 at 199 degrees of freedom) are the same."""
-    theirs = rng.normal(40, 5, (1, 200))
-    gaps = rng.normal(1, 2, 200)
-    found = difference(theirs + gaps, theirs, SeedNoise(), alpha=0.05)
-    half = 1.972 * gaps.std(ddof=1) / 200**0.5
-    assert (found.value, found.covers) == (pytest.approx(gaps.mean()), "scenes")
-    assert (found.low, found.high) == pytest.approx((gaps.mean() - half, gaps.mean() + half), abs=0.03 * half)
+PAIR = {"a": 1.0, "b": -1.0}
 
 
-def test_the_interval_of_one_scene_is_students_t() -> None:
-    """Seeds alone: 4.303 at 2 degrees of freedom, 2.228 at 10."""
-    for freedom, t in ((2, 4.303), (10, 2.228)):
-        found = difference(np.array([[3.0]]), np.array([[1.0]]), SeedNoise(0.25, freedom), alpha=0.05)
-        assert (found.value, found.covers) == (2, "seeds")
-        assert found.high == pytest.approx(2 + t * 0.5, rel=0.03)
+def alone(estimate: Estimate, alpha: float = 0.05, margin: float | None = None) -> Difference:
+    (difference,) = judge([estimate], alpha, margin)
+    return difference
 
 
-def test_too_few_scenes_have_no_interval() -> None:
-    """Two scenes: every other draw is one scene twice, and knows no spread."""
-    assert difference(np.array([[3.0, 2.0]]), np.array([[1.0, 1.0]]), SeedNoise(), alpha=0.05).low is None
+def test_one_seed_is_the_paired_t_test(rng: np.random.Generator) -> None:
+    values = {"a": rng.normal(41, 2, (1, 11)), "b": rng.normal(40, 2, (1, 11))}
+    estimate = Fit.of(values, {"a": (0,), "b": (0,)}).contrast(PAIR)
+    expected = stats.ttest_rel(values["a"][0], values["b"][0]).confidence_interval(0.95)
+    difference = alone(estimate)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+    assert (difference.covers, estimate.freedom) == ("scenes", pytest.approx(10))
 
 
-def test_its_error_is_that_of_a_bootstrap_over_scenes_and_seeds(rng: np.random.Generator) -> None:
-    """Draw scenes and seeds with replacement, many times: the same standard error (with n - 1 in place of n)."""
-    theirs = rng.normal(40, 5, (1, 11)) + rng.normal(0, 0.3, (6, 1))
-    ours = theirs + rng.normal(0.5, 1, (1, 11)) + rng.normal(0, 0.5, (6, 1))
-    values, seeds = {"a": ours, "b": theirs}, dict.fromkeys("ab", tuple(range(6)))
-    gap = ours - theirs
-    drawn = [gap[rng.integers(6, size=6)][:, rng.integers(11, size=11)].mean() for _ in range(20_000)]
-    scenes, whole = gap.mean(0).var() / 11, np.var(drawn)
-    noise = seed_noise({"a": 1, "b": -1}, values, seeds)
-    assert noise.freedom == 5
-    assert noise.variance == pytest.approx((whole - scenes) * 6 / 5, rel=0.05)
+def test_one_scene_is_the_paired_t_test_over_seeds(rng: np.random.Generator) -> None:
+    values = {"a": rng.normal(41, 2, (4, 1)), "b": rng.normal(40, 2, (4, 1))}
+    difference = alone(Fit.of(values, dict.fromkeys("ab", (0, 1, 2, 3))).contrast(PAIR))
+    expected = stats.ttest_rel(values["a"][:, 0], values["b"][:, 0]).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+    assert difference.covers == "seeds"
 
 
-def test_seed_noise_by_hand() -> None:
-    """Two paired seeds: the differences 1 and 3 have s² = 2, so SE² = 1. One seed: the pooled variance, twice."""
-    values = {"a": np.array([[11.0], [15.0]]), "b": np.array([[10.0], [12.0]]), "c": np.array([[9.0]])}
-    seeds = {"a": (0, 1), "b": (0, 1), "c": (0,)}
-    assert seed_noise({"a": 1, "b": -1}, values, seeds) == SeedNoise(pytest.approx(1), 1)  # type: ignore[arg-type]
-    within = ((11 - 13) ** 2 + (15 - 13) ** 2 + (10 - 11) ** 2 + (12 - 11) ** 2) / 2
-    assert seed_noise({"c": 1, "b": -1}, values, seeds) == SeedNoise(pytest.approx(within * (1 + 1 / 2)), 2)  # type: ignore[arg-type]
-    alone = {"a": np.array([[1.0, 2.0]]), "b": np.array([[1.0, 2.0]])}
-    assert seed_noise({"a": 1, "b": -1}, alone, dict.fromkeys("ab", (0,))) == SeedNoise()
+def test_what_a_seed_does_to_all_rows_cancels(rng: np.random.Generator) -> None:
+    """A row that was run with a bad seed alone is not blamed for it: three seeds of the others tell how bad it is."""
+    own = {"a": rng.normal(0, 0.01, (1, 5)), "b": rng.normal(0, 0.01, (3, 5)), "c": rng.normal(0, 0.01, (3, 5))}
+    seeds = {"a": (10,), "b": (10, 11, 12), "c": (10, 11, 12)}
+    bad = {10: -5.0, 11: 2.0, 12: 3.0}
+    moved = {m: rows + np.array([[bad[seed]] for seed in seeds[m]]) for m, rows in own.items()}
+    plain, blocked = (Fit.of(values, seeds).contrast(PAIR) for values in (own, moved))
+    assert (blocked.value, blocked.error) == pytest.approx((plain.value, plain.error))
+    assert abs(blocked.value) < 0.05
+
+
+def test_the_fit_by_hand() -> None:
+    """Rows 11, 15 and 10, 12 at seeds 0 and 1: means 13 and 11, residuals ±½, one degree of freedom."""
+    values = {"a": np.array([[11.0], [15.0]]), "b": np.array([[10.0], [12.0]])}
+    estimate = Fit.of(values, dict.fromkeys("ab", (0, 1))).contrast(PAIR)
+    assert (estimate.value, estimate.error, estimate.freedom) == pytest.approx((2, 1, 1))
+    both = Fit.of({name: np.hstack([rows, rows + 1]) for name, rows in values.items()}, dict.fromkeys("ab", (0, 1)))
+    assert both.contrast(PAIR).error == pytest.approx(1)  # the scenes' gaps are equal, so they add nothing
+
+
+def test_degrees_of_freedom_are_satterthwaites(rng: np.random.Generator) -> None:
+    values = {name: rng.normal(40, 1, (3, 6)) for name in "abc"}
+    seeds = dict.fromkeys("abc", (0, 1, 2))
+    estimate = Fit.of(values, seeds).contrast(PAIR)
+    gaps = values["a"].mean(0) - values["b"].mean(0)
+    means = np.array([rows.mean(1) for rows in values.values()])
+    rest = means - means.mean(1, keepdims=True) - means.mean(0) + means.mean()
+    scenes, of_seeds = gaps.var(ddof=1) / 6, (rest**2).sum() / 4 * 2 / 3
+    assert estimate.error**2 == pytest.approx(scenes + of_seeds)
+    assert estimate.freedom == pytest.approx((scenes + of_seeds) ** 2 / (scenes**2 / 5 + of_seeds**2 / 4))
+    assert estimate.covers == "scenes and seeds"
+
+
+def test_what_no_seeds_connect_is_refused(rng: np.random.Generator) -> None:
+    """Two models, two seeds: the difference may be the seed's. A third one that has both connects them."""
+    values = {"a": rng.normal(size=(1, 5)), "b": rng.normal(size=(1, 5)), "c": rng.normal(size=(2, 5))}
+    seeds = {"a": (0,), "b": (1,), "c": (0, 1)}
+    apart = Fit.of({name: values[name] for name in "ab"}, seeds).contrast(PAIR)
+    assert apart.refused
+    assert interval(alone(apart)) == "no seeds in common"
+    assert not Fit.of(values, seeds).contrast(PAIR).refused
+
+
+def test_undefined_values_have_no_interval() -> None:
+    values = {"a": np.array([[1.0, np.nan]]), "b": np.array([[1.0, 2.0]])}
+    estimate = Fit.of(values, {"a": (0,), "b": (0,)}).contrast(PAIR)
+    assert interval(alone(estimate)) == "undefined"
+    single = Fit.of({"a": np.array([[2.0]]), "b": np.array([[1.0]])}, {"a": (0,), "b": (0,)}).contrast(PAIR)
+    assert interval(alone(single)) == "+1.000 –"
+
+
+def test_holm_by_hand() -> None:
+    """Four contrasts with p = 0.005, 0.03, 0.02 and 0.9: levels α/4, then α/3 = 0.0167, where it stops."""
+    p = (0.005, 0.03, 0.02, 0.9)
+    estimates = [Estimate(float(stats.t.isf(each / 2, 9)), 1.0, 9.0, "scenes") for each in p]
+    judged = judge([*estimates, Estimate(float("nan"))])
+    assert [difference.excludes_zero for difference in judged] == [True, False, False, False, False]
+    halves = [d.high - d.value for d in judged[:4] if d.high is not None]
+    assert halves == pytest.approx([stats.t.isf(0.05 / 4 / 2, 9)] + 3 * [stats.t.isf(0.05 / 3 / 2, 9)])
+    sure = judge([replace(estimate, value=estimate.value + 3) for estimate in estimates[:2]])
+    assert [difference.excludes_zero for difference in sure] == [True, True]
+
+
+def test_equal_is_two_one_sided_tests() -> None:
+    """Within ±0.1 by t = (0.1 − |d|) / SE; a decided difference may be equal within the margin too."""
+    error = 0.02
+    for value, expected in ((0.0, True), (0.06, True), (-0.06, True), (0.07, False), (0.2, False)):
+        p = stats.t.sf((0.1 - abs(value)) / error, 12)
+        assert alone(Estimate(value, error, 12, "scenes"), margin=0.1).equal == (p <= 0.05) == expected
+    assert not alone(Estimate(0.0, error, 12, "scenes")).equal
+    many = judge([Estimate(0.06, error, 12, "scenes")] * 20, margin=0.1)
+    assert not any(difference.equal for difference in many)
+
+
+def tables(
+    rng: np.random.Generator, models: str, seeds: int, scenes: int, of_scenes: float, of_seeds: float, shift: float = 0
+) -> tuple[dict[str, Values], dict[str, Sequence[int]]]:
+    """Values of models that differ by `shift` from the first; a seed moves all alike, and each a little by itself."""
+    scene, block = rng.normal(40, 5, (1, scenes)), rng.normal(0, 0.2, (seeds, 1))
+    values = {}
+    for name in models:
+        own = rng.normal(0, of_scenes, (1, scenes)) + rng.normal(0, of_seeds, (seeds, 1))
+        noise = rng.normal(0, 0.1 if of_scenes else 0, (seeds, scenes))
+        values[name] = scene + block + own + noise + (shift if name != models[0] else 0)
+    return values, dict.fromkeys(models, tuple(range(seeds)))
+
+
+NULLS = [(11, 1, 1.0, 0.0), (11, 3, 1.0, 0.3), (11, 3, 0.1, 1.0), (1, 3, 0.0, 1.0)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scenes", "seeds", "of_scenes", "of_seeds"),
-    [(11, 1, 1.0, 0.0), (11, 3, 1.0, 0.3), (11, 3, 0.1, 1.0), (1, 3, 0.0, 1.0)],
-)
+@pytest.mark.parametrize(("scenes", "seeds", "of_scenes", "of_seeds"), NULLS)
 def test_null_tables_show_a_difference_in_one_of_twenty(
     rng: np.random.Generator, scenes: int, seeds: int, of_scenes: float, of_seeds: float
 ) -> None:
-    """Six models without a true difference, 400 tables: 5 % (and chance: 3 sigma) have an interval off zero."""
-    names, repeats, false = "abcdef", 400, 0
+    """Six models without a true difference, 1,000 tables: at most 5 % (and chance: 3 sigma) show one."""
+    repeats, false = 1000, 0
     for _ in range(repeats):
-        scene, block = rng.normal(40, 5, (1, scenes)), rng.normal(0, 0.2, (seeds, 1))
-        values = {
-            name: scene
-            + block
-            + rng.normal(0, of_scenes, (1, scenes))
-            + rng.normal(0, of_seeds, (seeds, 1))
-            + rng.normal(0, 0.1 if of_scenes else 0, (seeds, scenes))
-            for name in names
-        }
-        held = dict.fromkeys(names, tuple(range(seeds)))
-        false += any(
-            difference(
-                values[name], values["a"], seed_noise({name: 1, "a": -1}, values, held), 0.05 / 5, 4000
-            ).excludes_zero
-            for name in names[1:]
-        )
-    assert 0.005 < false / repeats < 0.05 + 3 * (0.05 * 0.95 / repeats) ** 0.5
+        fit = Fit.of(*tables(rng, "abcdef", seeds, scenes, of_scenes, of_seeds))
+        judged = judge([fit.contrast({name: 1, "a": -1}) for name in "bcdef"])
+        false += any(difference.excludes_zero for difference in judged)
+    assert 0.01 < false / repeats < 0.05 + 3 * (0.05 * 0.95 / repeats) ** 0.5
 
 
 @pytest.mark.slow
-def test_percentiles_of_a_bootstrap_would_not_keep_the_promise(rng: np.random.Generator) -> None:
-    """The docstring's 11 %: the plain percentile interval of 11 scenes misses too often, ours does not."""
-    missed = np.zeros(2)
-    for _ in range(400):
-        gap = rng.normal(0, 1, 11)
-        low, high = np.quantile(gap[rng.integers(11, size=(1000, 11))].mean(1), (0.025, 0.975))
-        ours = difference(gap[None], np.zeros((1, 11)), SeedNoise(), 0.05, 4000)
-        missed += [low > 0 or high < 0, ours.excludes_zero]
-    assert missed[0] > 34 > missed[1]
+def test_models_a_margin_apart_are_called_equal_in_one_of_twenty(rng: np.random.Generator) -> None:
+    """Differences of exactly the margin: at most 5 % of the tables call any of them equal."""
+    repeats, false = 1000, 0
+    for _ in range(repeats):
+        fit = Fit.of(*tables(rng, "abcdef", 3, 11, 0.05, 0.02, shift=0.1))
+        judged = judge([fit.contrast({name: 1, "a": -1}) for name in "bcdef"], margin=0.1)
+        false += any(difference.equal for difference in judged)
+    assert 0.005 < false / repeats < 0.05 + 3 * (0.05 * 0.95 / repeats) ** 0.5

@@ -1,28 +1,29 @@
-"""How a model's difference to the baseline is judged: its interval, over scenes and seeds.
+"""How differences between models are judged: least squares of row + seed, Student's t, Holm's procedure.
 
-The squared standard error is that of scenes (paired) plus that of seeds (paired where all compared models have the same
-ones, else pooled over all models). The interval is difference ± q · SE with q from a symmetric bootstrap-t, at a level
-corrected for the number of comparisons: docs/intervals.md, with sources.
+docs/intervals.md says why, with sources and measured error rates.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 Values = Float[np.ndarray, "seeds scenes"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference to the baseline with its interval."""
+    """A mean difference, or a sum of weighted means, with its interval."""
 
-    value: float  # this model minus the baseline
-    low: float | None = None  # the interval; None where scenes and seeds are too few for one
+    value: float  # NaN where it is undefined
+    low: float | None = None  # the interval; None where neither scenes nor seeds tell of chance
     high: float | None = None
     covers: str = ""  # what the interval covers: `scenes and seeds`, `scenes`, `seeds`, or nothing
+    equal: bool = False  # surely within the margin that was asked for
+    refused: bool = False  # no seeds connect these models: nothing tells a model from its seeds
 
     @property
     def excludes_zero(self) -> bool:
@@ -31,84 +32,108 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class SeedNoise:
-    """Variance of a mean difference that is due to seeds; 0 degrees of freedom where no seeds tell."""
+class Estimate:
+    """A contrast before it is judged beside others."""
 
-    variance: float = 0.0
-    freedom: int = 0
+    value: float
+    error: float = 0.0  # standard error
+    freedom: float = 0.0  # its degrees of freedom (Satterthwaite); 0 where nothing tells of chance
+    covers: str = ""
+    refused: bool = False
 
 
-def seed_noise(
-    weights: Mapping[str, float], values: Mapping[str, Values], seeds: Mapping[str, tuple[int, ...]]
-) -> SeedNoise:
-    """How far seeds move Σ weight · (mean of a model), judged from all models (see docs/intervals.md).
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Least squares of value = row + seed over all runs of a protocol, scene by scene: a seed moves all rows alike."""
 
-    Args:
-        weights: model → its weight; the models have values, and the weights add up to zero: +1 and -1 for a difference.
-        values: model → one metric, seeds × scenes; those with undefined values tell nothing.
-        seeds: model → its seeds, in the order of its rows.
+    models: Sequence[str]
+    design: Float[np.ndarray, "runs columns"]  # a column per model, then one per seed but the first
+    inverse: Float[np.ndarray, "columns runs"]  # its pseudo-inverse
+    values: Float[np.ndarray, "runs scenes"]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Values], seeds: Mapping[str, Sequence[int]]) -> "Fit":
+        """Fit one metric of all models; those with undefined or infinite values take no part.
+
+        Args:
+            values: model → seeds × scenes, the scenes in one order for all.
+            seeds: model → its seeds, in the order of its rows.
+        """
+        models = [model for model, rows in values.items() if rows.size and np.isfinite(rows).all()]
+        runs = [(model, seed) for model in models for seed in seeds[model]]
+        later = sorted({seed for _, seed in runs})[1:]
+        columns = [[model == other for model, _ in runs] for other in models]
+        columns += [[seed == other for _, seed in runs] for other in later]
+        design = np.array(columns, dtype=np.float64).reshape(len(columns), len(runs)).T
+        return cls(models, design, np.linalg.pinv(design), np.concatenate([values[m] for m in models] or [design]))
+
+    def contrast(self, weights: Mapping[str, float]) -> Estimate:
+        """Σ weight · (mean of a model), the weights adding up to zero: its error over scenes and over seeds."""
+        if not set(weights) <= set(self.models):
+            return Estimate(math.nan)
+        column = np.array([weights.get(model, 0.0) for model in self.models])
+        column = np.concatenate([column, np.zeros(self.design.shape[1] - len(column))])
+        of_runs = column @ self.inverse
+        if np.abs(of_runs @ self.design - column).max() > 1e-8:
+            return Estimate(math.nan, refused=True)
+        gaps, n = of_runs @ self.values, self.values.shape[1]
+        means = self.values.mean(1)
+        rest = means - self.design @ (self.inverse @ means)
+        freedom = len(means) - np.linalg.matrix_rank(self.design)
+        of_scenes = float(gaps.var(ddof=1)) / n if n > 1 else 0.0
+        of_seeds = float(rest @ rest / freedom * (of_runs @ of_runs)) if freedom else 0.0
+        parts = [(of_scenes, n - 1), (of_seeds, int(freedom))]
+        spread = sum(part**2 / degrees for part, degrees in parts if degrees)
+        covers = " and ".join(what for what, (_, f) in zip(("scenes", "seeds"), parts, strict=True) if f)
+        satterthwaite = (of_scenes + of_seeds) ** 2 / spread if spread else float(n - 1 + freedom)
+        return Estimate(float(gaps.mean()), math.sqrt(of_scenes + of_seeds), satterthwaite, covers)
+
+
+def judge(estimates: Sequence[Estimate], alpha: float = 0.05, margin: float | None = None) -> list[Difference]:
+    """Judge contrasts at once: each with the interval at whose level Holm's procedure tests it.
+
+    An interval leaves out zero exactly where Holm decides that there is a difference: the chance of any false decision
+    among all contrasts is at most `alpha`. With a `margin`, two one-sided tests each, also by Holm, say which contrasts
+    are equal within it, again with at most `alpha` for any false one.
     """
-    means = {model: rows.mean(1) for model, rows in values.items() if rows.size and np.isfinite(rows).all()}
-    if not set(weights) <= set(means):
-        return SeedNoise()
-    first, *others = (seeds[name] for name in weights)
-    if len(first) > 1 and all(other == first for other in others):
-        blocks = np.array([mean for model, mean in means.items() if seeds[model] == first])
-        rest = blocks - blocks.mean(1, keepdims=True) - blocks.mean(0) + blocks.mean()
-        freedom = (blocks.shape[0] - 1) * (blocks.shape[1] - 1)
-    else:
-        rest = np.concatenate([mean - mean.mean() for mean in means.values()])
-        freedom = sum(len(mean) - 1 for mean in means.values())
-    if not freedom:
-        return SeedNoise()
-    variance = float((rest**2).sum()) / freedom
-    return SeedNoise(variance * sum(weight**2 / len(seeds[name]) for name, weight in weights.items()), freedom)
+    judged = [i for i, estimate in enumerate(estimates) if estimate.freedom and math.isfinite(estimate.value)]
+    differs, levels = _holm([_p(estimates[i], 0.0) for i in judged], alpha)
+    equal = _holm([_p(estimates[i], margin) for i in judged], alpha)[0] if margin is not None else differs * 0 > 0
+    differences = [Difference(estimate.value, refused=estimate.refused) for estimate in estimates]
+    for i, level, within in zip(judged, levels, equal, strict=True):
+        estimate = estimates[i]
+        half = float(stats.t.isf(level / 2, estimate.freedom)) * estimate.error
+        low, high = estimate.value - half, estimate.value + half
+        differences[i] = Difference(estimate.value, low, high, estimate.covers, bool(within))
+    return differences
 
 
-def difference(ours: Values, theirs: Values, noise: SeedNoise, alpha: float, draws: int = 20_000) -> Difference:
-    """Mean difference ours - theirs with its (1 - alpha) interval (docs/intervals.md).
-
-    Args:
-        ours, theirs: one metric, seeds × scenes; the scenes are the same in the same order.
-        noise: of the seeds, from `seed_noise`.
-        alpha: chance to miss the true difference, in (0, 1).
-        draws: of the bootstrap, from a generator that starts anew for each difference.
-    """
-    gaps = ours.mean(0) - theirs.mean(0)
-    value, n = float(gaps.mean()), len(gaps)
-    if not math.isfinite(value) or (n == 1 and noise.freedom < 2):
-        return Difference(value)
-    variance = noise.variance + (float(gaps.var(ddof=1)) / n if n > 1 else 0.0)
-    half = critical(gaps, noise, alpha, draws) * math.sqrt(variance) if variance > 0 else 0.0
-    if not math.isfinite(half):
-        return Difference(value)
-    covers = [what for what, covered in (("scenes", n > 1), ("seeds", noise.freedom > 0)) if covered]
-    return Difference(value, value - half, value + half, " and ".join(covers))
+def _p(estimate: Estimate, margin: float) -> float:
+    """Of a difference of zero (two-sided), or with a margin above 0 of one that is at least as large."""
+    distance = margin - abs(estimate.value) if margin else abs(estimate.value)
+    if not estimate.error:
+        return 0.0 if distance > 0 else 1.0
+    return float(stats.t.sf(distance / estimate.error, estimate.freedom)) * (1 if margin else 2)
 
 
-def critical(gaps: Float[np.ndarray, " scenes"], noise: SeedNoise, alpha: float, draws: int) -> float:
-    """The (1 - alpha) quantile of |t*|, how many standard errors a bootstrap's mean lies off the mean of `gaps`.
-
-    Infinite where too many draws hold a single scene again and again (at four scenes or fewer, for small alpha).
-    """
-    rng, n = np.random.default_rng(0), len(gaps)
-    off, variance = np.zeros(draws), np.zeros(draws)
-    if n > 1:
-        drawn = gaps[rng.integers(n, size=(draws, n))]
-        off += drawn.mean(1) - gaps.mean()
-        variance += drawn.var(1, ddof=1) / n
-    if noise.freedom:
-        off += math.sqrt(noise.variance) * rng.standard_normal(draws)
-        variance += noise.variance * rng.chisquare(noise.freedom, draws) / noise.freedom
-    error = np.sqrt(variance)
-    t = np.divide(np.abs(off), error, out=np.full(draws, np.inf), where=error > 1e-9 * np.abs(off))
-    return float(np.quantile(t, 1 - alpha, method="higher"))
+def _holm(p: Sequence[float], alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which hypotheses Holm's step-down procedure rejects, and the level at which each is tested."""
+    rejected, levels = np.zeros(len(p), dtype=bool), np.full(len(p), alpha)
+    for step, i in enumerate(np.argsort(p, kind="stable")):
+        level = alpha / (len(p) - step)
+        if p[i] > level:
+            levels[~rejected] = level
+            break
+        rejected[i], levels[i] = True, level
+    return rejected, levels
 
 
 def interval(difference: Difference | None) -> str:
     """A difference with its interval, as `+0.123 [−0.045, +0.291]`; a dash for what is not there."""
     if difference is None:
         return "–"
+    if difference.refused:
+        return "no seeds in common"
     if not math.isfinite(difference.value):
         return "undefined"
     if difference.low is None or difference.high is None:

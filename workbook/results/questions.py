@@ -19,7 +19,10 @@ from workbook.results.compare import Difference, interval
 from workbook.results.stored import SHOWN, Result
 from workbook.results.table import by_variant, differences, measured
 
-Verdict = Literal["supported", "refuted", "better", "worse", "not decided at this budget", "not run"]
+Verdict = Literal[
+    "supported", "refuted", "better", "worse", "equal within 0.1 dB", "not decided at this budget", "not run"
+]
+MARGIN = 0.1  # dB: a PSNR difference surely below it is an answer too
 Claim = Literal["better", "worse", "open"]
 
 
@@ -60,17 +63,19 @@ class Answer:
 
     comparison: Comparison
     seeds: Mapping[str, int] = field(default_factory=dict)  # number of seeds of each model in it
-    # By metric, with intervals that are simultaneous over the question's comparisons; empty if a model was not run.
+    # By metric, judged beside all comparisons of all questions; empty if a model was not run.
     differences: Mapping[str, Difference] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
-        """By PSNR, and only if the interval covers seeds as well as scenes and leaves out zero."""
+        """By PSNR, and only from scenes and seeds: a sign that is sure, else a difference that is surely small."""
         if not self.differences:
             return "not run"
         psnr = self.differences["psnr"]
-        if psnr.covers != "scenes and seeds" or not psnr.excludes_zero:
+        if psnr.covers != "scenes and seeds" or not (psnr.excludes_zero or psnr.equal):
             return "not decided at this budget"
+        if not psnr.excludes_zero:
+            return "equal within 0.1 dB"
         side: Literal["better", "worse"] = "better" if psnr.value > 0 else "worse"
         if self.comparison.claim == "open":
             return side
@@ -80,8 +85,8 @@ class Answer:
 def answers(results: Sequence[Result], question: str, which: str = "best") -> list[Answer]:
     """What runs say to every comparison of a question.
 
-    Intervals are those of `workbook.results.compare`, 95 % for all comparisons of the question that were run at once
-    (Bonferroni); the noise of seeds is pooled over all models of the protocol that have several, and paired as it says.
+    Differences are judged as `workbook.results.compare` says, beside all comparisons of all questions that were run
+    (Holm): at most 5 % for any false difference among them, and 5 % for any false equality (within `MARGIN`).
 
     Args:
         results: of one protocol, from `workbook.results.stored.read`.
@@ -92,15 +97,14 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
         raise unknown("question", question, QUESTIONS)
     values = {name: metrics for name, metrics in measured(results, which).items() if metrics}
     seeds = {name: tuple(run.config.seed for run in runs) for name, runs in by_variant(results).items()}
-    were_run = [comparison for comparison in QUESTIONS[question] if set(comparison.weights) <= set(values)]
-    block = []
-    for comparison in QUESTIONS[question]:
-        answer = Answer(comparison)
-        if comparison in were_run:
-            counts = {name: len(seeds[name]) for name in comparison.weights}
-            answer = Answer(comparison, counts, differences(comparison.weights, values, seeds, 0.05 / len(were_run)))
-        block.append(answer)
-    return block
+    were_run = [c for block in QUESTIONS.values() for c in block if set(c.weights) <= set(values)]
+    judged = differences([comparison.weights for comparison in were_run], values, seeds, {"psnr": MARGIN})
+    changes = {comparison.label: change for comparison, change in zip(were_run, judged, strict=True)}
+    counts = {name: len(of_variant) for name, of_variant in seeds.items()}
+    return [
+        Answer(c, {name: counts[name] for name in c.weights}, changes[c.label]) if c in were_run else Answer(c)
+        for c in QUESTIONS[question]
+    ]
 
 
 def rows(block: Sequence[Answer]) -> list[dict[str, str]]:
@@ -132,6 +136,7 @@ _IN_CHINESE: Mapping[Verdict, str] = {
     "refuted": "与原来的说法相反",
     "better": "更好",
     "worse": "更差",
+    "equal within 0.1 dB": "相差不超过 0.1 dB",
     "not decided at this budget": "此训练量下不能判定",
     "not run": "未运行",
 }

@@ -16,7 +16,7 @@ from ka.evaluation import Evaluation
 from ka.metrics import METRICS
 from ka.models.study_names import dead_parameters
 from ka.models.variants import VARIANTS, variant
-from workbook.results.compare import Difference, Values, difference, seed_noise
+from workbook.results.compare import Difference, Fit, Values, judge
 from workbook.results.speed import Measurement, Spread
 from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, Result, check
 from workbook.results.study import BASELINE, Reported, printed_for
@@ -83,17 +83,16 @@ def table(
     values = measured(results, which)
     seeds = {name: tuple(result.config.seed for result in of_variant) for name, of_variant in runs.items()}
     compared = [name for name in VARIANTS if name != baseline and runs[name] and runs[baseline]]
-    untrained = {
-        name: _values([result.methods[name] for result in results[:1]], scenes)
-        for name in UNTRAINED
-        if not results or name in results[0].methods
-    }
+    changes = differences([{name: 1, baseline: -1} for name in compared], values, seeds)
+    to_baseline = dict(zip(compared, changes, strict=True))
+    first = [result.methods for result in results[:1]]
+    untrained = {name: _values([methods[name] for methods in first if name in methods], scenes) for name in UNTRAINED}
     rows = [Row(name, stats=_stats(metrics)) for name, metrics in untrained.items()]
     for name, of_variant in runs.items():
-        weights = {name: 1, baseline: -1}
-        changes = differences(weights, values, seeds, 0.05 / len(compared)) if name in compared else {}
         here = of_variant[0].record.parameters.live if of_variant else None
-        row = Row(name, seeds[name], _stats(values[name]), changes, here=here, printed=printed_for(name))
+        row = Row(
+            name, seeds[name], _stats(values[name]), to_baseline.get(name, {}), here=here, printed=printed_for(name)
+        )
         rows.append(_with_costs(row, measurement))
     rows = _bold(rows)
     return Table(rows, baseline, _notes(rows, results, which, baseline, len(compared), measurement))
@@ -131,27 +130,25 @@ def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[s
 
 
 def differences(
-    weights: Mapping[str, float],
+    contrasts: Sequence[Mapping[str, float]],
     values: Mapping[str, Mapping[str, Values]],
-    seeds: Mapping[str, tuple[int, ...]],
-    alpha: float,
-) -> dict[str, Difference]:
-    """Every metric's Σ weight · (mean of a variant) with its (1 - alpha) interval (`workbook.results.compare`).
+    seeds: Mapping[str, Sequence[int]],
+    margins: Mapping[str, float] | None = None,
+) -> list[dict[str, Difference]]:
+    """Every metric's Σ weight · (mean of a variant), judged for all contrasts at once (`workbook.results.compare`).
 
     Args:
-        weights: variant → weight; they add up to zero.
+        contrasts: variant → weight, adding up to zero, of each contrast.
         values: of all variants, from `measured`.
         seeds: variant → its seeds.
+        margins: metric → the difference that still counts as equal, where one is asked for.
     """
-    changes = {}
+    changes: list[dict[str, Difference]] = [{} for _ in contrasts]
     for metric in SHOWN:
-        of_all = {name: metrics[metric] for name, metrics in values.items() if metrics}
-        plus, minus = (
-            sum(abs(w) * of_all[name].mean(0, keepdims=True) for name, w in weights.items() if w * sign > 0)
-            for sign in (1, -1)
-        )
-        noise = seed_noise(weights, of_all, seeds)
-        changes[metric] = difference(np.asarray(plus), np.asarray(minus), noise, alpha)
+        fit = Fit.of({name: metrics[metric] for name, metrics in values.items() if metrics}, seeds)
+        judged = judge([fit.contrast(weights) for weights in contrasts], margin=(margins or {}).get(metric))
+        for change, difference in zip(changes, judged, strict=True):
+            change[metric] = difference
     return changes
 
 
@@ -200,7 +197,7 @@ def _notes(
         notes = [text["quality"].format(scenes=whole, whose=whose)]
     if m:
         covers = {difference.covers for row in rows for difference in row.differences.values()}
-        notes.append(text["difference"].format(baseline=baseline, m=m, level=1 - 0.05 / m))
+        notes.append(text["difference"].format(baseline=baseline, m=m))
         notes += [text["covers scenes"]] * ("scenes" in covers)
         notes += [text["pooled"]] * bool({"scenes and seeds", "seeds"} & covers)
         notes += [text["covers seeds"]] * ("seeds" in covers)
