@@ -62,12 +62,20 @@ class Consistency:
         _check(image, lr, msi, self.degradation, self.srf)
         x = image.astype(np.float64)
         if self.kind != "spatial":
-            lacking = msi - np.tensordot(self.srf, x, axes=1)
-            x += self.weight * np.tensordot(np.linalg.pinv(self.srf), lacking, axes=1)
+            x = self.spectral(torch.from_numpy(x), torch.from_numpy(msi.astype(np.float64))).numpy()
         if self.kind != "spectral":
             (down, back_down), (across, back_across) = (_axis(n, self.degradation) for n in x.shape[1:])
             x += self.weight * (back_down @ (lr - down @ x @ across.T) @ back_across.T)
         return x.astype(np.float32)
+
+    def spectral(
+        self, x: Float[Tensor, "*b bands h w"], msi: Float[Tensor, "*b m h w"]
+    ) -> Float[Tensor, "*b bands h w"]:
+        """x + S⁺(msi - S x), pixel by pixel, so on patches too; a network may be trained through it."""
+        srf = torch.as_tensor(self.srf, dtype=torch.float64)
+        seen, back = (matrix.to(x.device, x.dtype) for matrix in (srf, self.weight * torch.linalg.pinv(srf)))
+        lacking = msi - torch.einsum("mb,...bhw->...mhw", seen, x)
+        return x + torch.einsum("bm,...mhw->...bhw", back, lacking)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"srf": np.asarray(self.srf).tolist()}

@@ -18,7 +18,7 @@ from torch import Tensor
 from ka.data.scenes import BICUBIC, Scene, SceneSet
 from ka.data.simulate import Degradation
 from ka.errors import KAError
-from ka.methods.local import RADIUS, RIDGE, detail, local_injection
+from ka.methods.local import RADIUS, RIDGE, detail, local_injection, with_roots
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,8 @@ class LinearInjection:
 
     @classmethod
     def fit(cls, scenes: SceneSet) -> "LinearInjection":
-        """Least squares over all pixels of all scenes, from the MSI's detail to the residual gt - up."""
-        square = np.zeros((scenes.n_msi, scenes.n_msi))
-        cross = np.zeros((scenes.n_msi, scenes.n_bands))
-        for scene in scenes:
-            loaded = scene.load()
-            x = detail(loaded.msi, scenes.degradation).reshape(scenes.n_msi, -1).astype(np.float64)
-            residual = (loaded.gt - loaded.bicubic).reshape(scenes.n_bands, -1)
-            square += x @ x.T
-            cross += x @ residual.T
-        return cls(np.linalg.lstsq(square, cross, rcond=None)[0].T, scenes.degradation)
+        """Fit the matrix on all pixels of all scenes."""
+        return cls(fit_matrix(scenes), scenes.degradation)
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene."""
@@ -79,21 +71,38 @@ class LocalInjection:
     matrix: Float[np.ndarray, "bands m"] | None = None
     radius: int = RADIUS
     ridge: float = RIDGE
+    roots: bool = False
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene."""
-        matrix, radius, ridge = self.matrix, self.radius, self.ridge
-        sharp = local_injection(scene.lr, scene.msi, self.degradation, matrix=matrix, radius=radius, ridge=ridge)
-        return torch.from_numpy(sharp)
+        towards, radius, ridge, roots = self.matrix, self.radius, self.ridge, self.roots
+        return torch.from_numpy(
+            local_injection(
+                scene.lr, scene.msi, self.degradation, matrix=towards, radius=radius, ridge=ridge, roots=roots
+            )
+        )
 
     def to_dict(self) -> dict[str, Any]:
         matrix = None if self.matrix is None else self.matrix.tolist()
-        local = {"matrix": matrix, "radius": self.radius, "ridge": self.ridge}
+        local = {"matrix": matrix, "radius": self.radius, "ridge": self.ridge, "roots": self.roots}
         return {"name": self.name, "degradation": asdict(self.degradation), **local}
 
     @property
     def key(self) -> str:
         return _key(self)
+
+
+def fit_matrix(scenes: SceneSet, roots: bool = False) -> Float[np.ndarray, "bands m"]:
+    """Least squares over all pixels of all scenes, from the MSI's detail (`roots`: and its roots') to gt - bicubic."""
+    squares: list[np.ndarray] = []
+    crosses: list[np.ndarray] = []
+    for scene in scenes:
+        loaded = scene.load()
+        channels = detail(with_roots(loaded.msi) if roots else loaded.msi, scenes.degradation)
+        x = channels.reshape(len(channels), -1).astype(np.float64)
+        squares.append(x @ x.T)
+        crosses.append(x @ (loaded.gt - loaded.bicubic).reshape(scenes.n_bands, -1).T)
+    return np.linalg.lstsq(sum(squares[1:], squares[0]), sum(crosses[1:], crosses[0]), rcond=None)[0].T
 
 
 Start = Bicubic | LinearInjection | LocalInjection

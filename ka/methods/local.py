@@ -18,6 +18,12 @@ from ka.errors import KAError, is_whole
 
 RADIUS, RIDGE = 4, 1e-5  # chosen on training scenes of CAVE, in [0, 1]
 PROTOCOL = Degradation()
+DARK = 1e-4  # added under the root, which would rise without bound at zero
+
+
+def with_roots(msi: Float[np.ndarray, "m h w"]) -> Float[np.ndarray, "2*m h w"]:
+    """The HR-MSI's channels and their square roots, so that kernels may follow a curve (values below 0 count as 0)."""
+    return np.concatenate([msi, np.sqrt(np.maximum(msi, 0) + DARK)], dtype=np.float32)
 
 
 def detail(msi: Float[np.ndarray, "m h w"], degradation: Degradation) -> Float[np.ndarray, "m h w"]:
@@ -33,6 +39,7 @@ def local_injection(
     matrix: Float[np.ndarray, "bands m"] | None = None,
     radius: int = RADIUS,
     ridge: float = RIDGE,
+    roots: bool = False,
 ) -> Float[np.ndarray, "bands h w"]:
     """Sharpen a low-resolution cube with a multispectral image of the same place; needs no training.
 
@@ -47,11 +54,13 @@ def local_injection(
             least squares at low resolution.
         radius: half the side of a window, in low-resolution pixels: 2 · radius + 1 of them in a row.
         ridge: weight of `matrix` against the window, in squared units of the images.
+        roots: take the channels' square roots as further channels; `matrix` is for twice as many then.
 
     Raises:
         KAError: images that do not fit together, hold NaN, or values outside the ranges above.
     """
     check_pair(lr, msi, degradation)
+    msi = with_roots(msi) if roots else msi
     kernels = local_kernels(lr, degrade(msi, degradation), matrix, radius, ridge)
     affine = np.concatenate([kernels, lr.transpose(1, 2, 0)[:, :, None]], axis=2, dtype=np.float32)
     ones = np.ones((1, *msi.shape[1:]), dtype=np.float32)

@@ -8,8 +8,8 @@ import pytest
 
 import ka
 from ka.data import Degradation, Scene, bicubic, degrade, load, observe
-from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, start_from_dict
-from ka.methods.local import local_injection, local_kernels
+from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, fit_matrix, start_from_dict
+from ka.methods.local import local_injection, local_kernels, with_roots
 
 
 @pytest.fixture
@@ -75,6 +75,16 @@ def test_what_has_no_detail_is_upsampled() -> None:
     assert np.isfinite(local_injection(scene.lr, dead)).all()
 
 
+def test_roots_are_further_channels() -> None:
+    scene = noise()
+    both = with_roots(scene.msi)
+    np.testing.assert_array_equal(both[:2], scene.msi)
+    np.testing.assert_allclose(both[2:] ** 2, scene.msi + 1e-4, rtol=1e-5)
+    expected = local_injection(scene.lr, both, matrix=np.ones((5, 4)))
+    np.testing.assert_array_equal(local_injection(scene.lr, scene.msi, matrix=np.ones((5, 4)), roots=True), expected)
+    assert np.isfinite(with_roots(-scene.msi)).all()
+
+
 def test_a_flat_window_takes_the_matrix() -> None:
     low, lr, matrix = np.full((2, 12, 12), 0.3, np.float32), np.full((5, 12, 12), 0.2, np.float32), np.ones((5, 2))
     np.testing.assert_allclose(local_kernels(lr, low, matrix), np.ones((12, 12, 2, 5)), rtol=1e-8)
@@ -85,9 +95,10 @@ def test_it_is_better_than_one_matrix_and_better_with_it() -> None:
     train, test = load("indian_pines", "train"), load("indian_pines", "val")
     linear = LinearInjection.fit(train)
     local, alone = LocalInjection(test.degradation, linear.matrix), LocalInjection(test.degradation)
-    psnr = [ka.evaluate(method, test, ["psnr"]).mean("psnr") for method in (Bicubic(), linear, local, alone)]
-    assert psnr[0] + 5 < psnr[1] < psnr[2]
-    assert psnr[3] > psnr[1]
+    curved = LocalInjection(test.degradation, fit_matrix(train, roots=True), roots=True)
+    psnr = [ka.evaluate(method, test, ["psnr"]).mean("psnr") for method in (Bicubic(), linear, local, curved, alone)]
+    assert psnr[0] + 5 < psnr[1] < psnr[2] < psnr[3]
+    assert psnr[4] > psnr[1]
 
 
 @pytest.mark.parametrize("kind", ["bicubic", "linear", "local", "alone"])
@@ -97,7 +108,7 @@ def test_a_start_is_described_by_plain_values(kind: str) -> None:
         "bicubic": Bicubic(),
         "linear": LinearInjection(matrix, degradation),
         "local": LocalInjection(degradation, matrix, 3, 1e-4),
-        "alone": LocalInjection(degradation),
+        "alone": LocalInjection(degradation, roots=True),
     }
     start, scene = starts[kind], noise()
     again = start_from_dict(start.to_dict())

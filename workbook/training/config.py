@@ -32,7 +32,10 @@ class Config:
     start: Start = "bicubic"  # the image that the network adds to (`ka.methods`): the study's, or a closed form
     radius: Annotated[int, Meta(ge=1, le=64)] = 4  # of local injection's windows, in low-resolution pixels
     ridge: Annotated[float, Meta(ge=1e-12, le=1e6)] = 1e-5  # of local injection's regression
-    consistency: Consistency = "none"  # what the sharpened image is made to agree with, as a last step
+    roots: bool = False  # local injection sees the channels' square roots too
+    # What the sharpened image is made to agree with, as a last step: the HR-MSI (spectral), the LR-HSI (spatial). The
+    # network is trained through the first, which works on patches.
+    consistency: Consistency = "none"
     train_scenes: str | None = None  # train on these alone, comma-separated; None for all of the split
     dim: Annotated[int, Meta(ge=8, le=4096)] = 24  # embedding width, a multiple of 8
     patch: Annotated[int, Meta(ge=8, le=4096)] = 16  # side of a training patch, in pixels of the ground truth

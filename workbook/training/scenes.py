@@ -12,7 +12,7 @@ from ka.data import Degradation, Patches, Scene, SceneSet
 from ka.errors import KAError
 from ka.methods import Method
 from ka.methods.consistency import Consistency
-from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start
+from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, fit_matrix
 from ka.methods.started import started
 from workbook.training.config import Config
 
@@ -30,7 +30,8 @@ class Data:
     def untrained(self) -> dict[str, Method]:
         """The methods without training, fitted on the training scenes."""
         linear, config = LinearInjection.fit(self.train), self.config
-        local = LocalInjection(linear.degradation, linear.matrix, config.radius, config.ridge)
+        matrix = fit_matrix(self.train, roots=True) if config.roots else linear.matrix
+        local = LocalInjection(linear.degradation, matrix, config.radius, config.ridge, config.roots)
         return {"bicubic": Bicubic(), "linear injection": linear, "local injection": local}
 
     @cached_property

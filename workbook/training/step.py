@@ -21,6 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ka.data.patches import DevicePatches, Draw, Patches
 from ka.errors import KAError
+from ka.methods.consistency import Consistency
 from ka.metrics import ssim
 from ka.models.psrt import PSRT, build
 from workbook.training.config import Config
@@ -90,8 +91,16 @@ def initial_state(config: Config, n_bands: int, n_msi: int, device: torch.device
 class Step:
     """Iterations of a run of `total`: what its configuration says of them is asked once, here."""
 
-    def __init__(self, config: Config, total: int, patches: Patches | DevicePatches) -> None:
+    def __init__(
+        self,
+        config: Config,
+        total: int,
+        patches: Patches | DevicePatches,
+        consistency: Consistency | None = None,
+    ) -> None:
         self.patches = patches
+        spectral = consistency is not None and consistency.kind != "spatial"
+        self.project = consistency.spectral if consistency is not None and spectral else _as_it_is
         self.draw: Callable[[int], Draw] = partial(draw, len(patches), config.batch, config.seed, config.augment)
         end = total if config.schedule == "cosine" else None
         self.rate: Callable[[int], float] = partial(learning_rate, config.lr, config.warmup, end)
@@ -118,7 +127,7 @@ class Step:
             up, msi, gt = (share[key].to(state.device, non_blocking=True) for key in ("up", "msi", "gt"))
             with self.precision(state.device.type):
                 prediction = state.network(up, msi)
-            loss = self.loss(prediction.float(), gt)
+            loss = self.loss(self.project(prediction.float(), msi), gt)
             state.optimizer.zero_grad(set_to_none=True)
             state.ranks.backward(loss)
             norm = clip_grad_norm_(weights, self.clip)
@@ -173,6 +182,10 @@ def _order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     order = np.random.default_rng((seed, 0, epoch)).permutation(n)
     order.setflags(write=False)
     return order
+
+
+def _as_it_is(prediction: Tensor, msi: Tensor) -> Tensor:
+    return prediction
 
 
 def _l1(prediction: Tensor, gt: Tensor) -> Tensor:

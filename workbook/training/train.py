@@ -114,7 +114,7 @@ def _train(
         state.load(checkpoint, run.path / "checkpoint.pt")
     ranks.same(state.step, f"checkpoint in {run.path}")  # and all have read it before the first one writes
     state.ranks, state.network = ranks, ranks.wrap(state.model)
-    step = Step(config, total, placed(scenes.patches, device))
+    step = Step(config, total, placed(scenes.patches, device), scenes.consistency)
     history = run.cut_history(state.step) if ranks.first else []
     progress = tqdm(
         total=total, initial=state.step, desc=config.variant, unit="it", disable=not bar, dynamic_ncols=True
