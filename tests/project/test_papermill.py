@@ -48,7 +48,7 @@ def test_train_through_papermill_then_nbval(tmp_path: Path) -> None:
     assert "TCP" not in run.stderr  # of what nobody can change who starts it
     assert (tmp_path / "run" / "metrics.json").exists()
     shown = "".join(json.dumps(cell.outputs) for cell in code(out))
-    for method in ("bicubic", "linear injection", "last", "average", "best"):
+    for method in ("bicubic", "linear injection", "local injection", "best"):
         assert f"| {method} |" in shown
     assert shown.count('"image/png"') == 5  # live curves, final curves, views, error maps, spectra
 

@@ -41,7 +41,13 @@ def test_a_run_folder_holds_everything(finished: Path, smoke: Smoke) -> None:
     assert [note["step"] for note in run.history()] == [3, 6]
     assert {"loss", "lr", "psnr", "psnr_average", "sam", "ergas_average"} <= set(run.history()[0])
     metrics = run.metrics()
-    assert list(metrics["methods"]) == ["bicubic", "linear injection", "last", "average", "best"]
+    assert list(metrics["methods"]) == [
+        "bicubic",
+        "linear injection",
+        "local injection",
+        "best",
+        metrics["best"]["weights"],
+    ]
     for values in metrics["methods"]["best"]["scenes"].values():
         assert set(values) == {"psnr", "sam", "ergas", "ssim", "rmse", "cc", "uiqi", "psnr_published"}
     assert (metrics["variant"], metrics["dataset"], metrics["split"], metrics["ratio"]) == ("kav11", "h5", "test", 4)
@@ -269,9 +275,9 @@ def test_pictures_of_every_method(finished: Path, smoke: Smoke) -> None:
     scenes = load_data(smoke(finished))
     scene = scenes.test[0].load()
     images = finish.images(Run(finished), scenes, scene)
-    assert list(images) == ["bicubic", "linear injection", "kav11"]
+    assert list(images) == ["bicubic", "linear injection", "local injection", "kav11"]
     assert (images["bicubic"] == scene.up).all()
-    assert (images["linear injection"] == scenes.injection(scene).numpy()).all()
+    assert (images["linear injection"] == scenes.untrained["linear injection"](scene).numpy()).all()
     assert {image.shape for image in images.values()} == {(4, 32, 32)}
 
 

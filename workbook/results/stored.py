@@ -26,6 +26,7 @@ from workbook.training.run import Run
 SHOWN = ("psnr", "sam", "ergas")
 UNTRAINED = ("bicubic", "linear injection", "local injection")
 WEIGHTS = ("best", "last", "average")
+MEASURED = ("bicubic", "linear injection", "best")  # in every run; older ones lack local injection, newer ones `last`
 # Where a run lies, how often it is saved and what it runs on do not belong to a protocol; these are not even exported:
 NOT_KEPT = ("run_dir", "data_root", "checkpoint_every")
 FREE = (*NOT_KEPT, "variant", "seed", "device", "deterministic")
@@ -103,8 +104,8 @@ class Result:
         try:
             embedded = record.config.get("dataset", "indian_pines") == "indian_pines"
             config = Config(**record.config, data_root=None if embedded else "not kept")
-            names = [name for name in (*UNTRAINED, *WEIGHTS) if name in record.methods or name != "local injection"]
-            methods = {name: _evaluation(record.methods[name]) for name in names}  # older runs did not measure it
+            measured = [name for name in (*UNTRAINED, *WEIGHTS) if name in record.methods]
+            methods = {name: _evaluation(record.methods[name]) for name in dict.fromkeys((*MEASURED, *measured))}
             if len({frozenset(evaluation.scenes) for evaluation in methods.values()}) != 1:
                 raise ValueError("methods were measured on different scenes")
         except (LookupError, TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ka.errors import unknown
+from ka.errors import KAError, unknown
 from ka.evaluation import Evaluation
 from ka.metrics import METRICS
 from ka.models.study_names import dead_parameters
@@ -78,6 +78,8 @@ def table(
     if which not in WEIGHTS:
         raise unknown("which =", which, WEIGHTS)
     results = check(results)
+    if lacking := [result.name for result in results if which not in result.methods]:
+        raise KAError(f"{', '.join(lacking[:3])}: {which} weights were not measured; ask for which='best'")
     runs = by_variant(results)
     scenes = _scenes(results)
     values = measured(results, which)

@@ -21,7 +21,8 @@ from workbook.training.step import State
 def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     """Write the final weights and metrics.json: every method on the test scenes.
 
-    Methods without training are measured in every run: on CAVE that takes a quarter of a minute.
+    Those without training are measured in every run. Of the run's weights the best ones are, and where nothing was held
+    out to choose by, their average too: each costs a minute on CAVE, and the final ones lie in the folder.
     Peak memory is the GPU's, or that of this whole process (which holds the scenes too), since its start.
     """
     model, device = state.model, state.device
@@ -32,9 +33,9 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     if not state.best_of:  # nothing was held out: the last weights count
         run.save_model("best", model, state.step, "last", scenes.test.ratio)
     best_step, best_of = run.best()
-    methods = scenes.untrained | {"last": Network(model), "average": Network(state.average)}
-    if best_step != state.step:
-        methods["best"] = Network(run.model("best").to(device))
+    methods = scenes.untrained | {"best": Network(run.model("best").to(device))}
+    if not state.best_of:
+        methods["average"] = Network(state.average)
     evaluations = {}
     with tqdm(total=len(methods) * len(scenes.test), desc="test scenes", disable=not bar) as progress:
         for name, method in methods.items():
@@ -44,8 +45,8 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
                 return method(scene)
 
             evaluations[name] = evaluate(counted, scenes.test).to_dict()
-    if "best" not in evaluations:
-        evaluations["best"] = evaluations[best_of]
+    if best_step == state.step:
+        evaluations[best_of] = evaluations["best"]
     count = parameter_count(model.row.name, model.n_bands, model.n_msi, model.dim)
     memory["test_mib"] = round(peak_bytes(device) / 2**20)
     values = {
