@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ka.data.scenes import Scene
 from ka.errors import KAError, is_whole
+from ka.methods.started import begun
 from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS
 from ka.models.variants import Variant
 
@@ -34,8 +35,8 @@ class Network:
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene, on the CPU: from the model's start to its consistency."""
         weight, start, consistency = self.model.head.weight, self.model.start, self.model.consistency
-        begun = scene.up if scene.start == start.key else start(scene).numpy()
-        up, msi = (torch.from_numpy(x)[None].to(weight.device, weight.dtype) for x in (begun, scene.msi))
+        images = (begun(scene, start).up, scene.msi)
+        up, msi = (torch.from_numpy(x)[None].to(weight.device, weight.dtype) for x in images)
         image = sharpen(self.model, up, msi, self.tile)[0].cpu()
         return image if consistency is None else torch.from_numpy(consistency(image.numpy(), scene.lr, scene.msi))
 

@@ -8,6 +8,11 @@ from ka.data.scenes import Scene, SceneSet
 from ka.methods.injection import Bicubic, Start
 
 
+def begun(scene: Scene, start: Start) -> Scene:
+    """A scene in memory whose `up` is `start`'s image."""
+    return scene if scene.start == start.key else replace(scene, up=start(scene).numpy(), start=start.key)
+
+
 def started(scenes: SceneSet, start: Start) -> SceneSet:
     """The same scenes with `start`'s image as `up`."""
     return scenes if isinstance(start, Bicubic) else replace(scenes, scenes=StartedScenes(scenes.scenes, start))
@@ -27,9 +32,8 @@ class StartedScenes(Sequence[Scene]):
 
     def __getitem__(self, index: Any) -> Any:
         if index not in self.kept:
-            scene = self.scenes[index].load()
-            begun = replace(scene, up=self.start(scene).numpy(), start=self.start.key)
+            scene = begun(self.scenes[index].load(), self.start)
             if (len(self.kept) + 1) * scene.up.size > self.most:
-                return begun
-            self.kept[index] = begun
+                return scene
+            self.kept[index] = scene
         return self.kept[index]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import ka
+from ka.data import Degradation
 from ka.errors import KAError
+from ka.methods.injection import Bicubic, LocalInjection
 from workbook.explorer.catalog import Catalog, finished_runs, layer_index, open_catalog, scene_crops, shipped
 
 
@@ -54,9 +56,20 @@ def test_passes_are_kept_and_fit_the_image() -> None:
     trace = catalog.trace("kav3", "indian_pines_test")
     assert trace is catalog.trace("kav3", "indian_pines_test")
     assert trace.model is catalog.model("kav3")
-    assert image.picture.shape == (*image.up.shape[-2:], 3) == (*trace.output.shape[-2:], 3)
+    up, msi = image.given(trace.model.start)
+    assert image.picture.shape == (*up.shape[-2:], 3) == (*trace.output.shape[-2:], 3)
     with torch.no_grad():
-        torch.testing.assert_close(trace.output, trace.model(image.up, image.msi))
+        torch.testing.assert_close(trace.output, trace.model(up, msi))
+
+
+def test_a_model_is_given_what_it_starts_from() -> None:
+    """Made on the whole scene, then cut."""
+    image = open_catalog().images["indian_pines_test"]
+    local = LocalInjection(Degradation())
+    row, col, height, width = image.box
+    expected = local(image.scene)[None, :, row : row + height, col : col + width]
+    torch.testing.assert_close(image.given(local)[0], expected)
+    torch.testing.assert_close(image.given(Bicubic())[0][0], torch.from_numpy(image.scene.crop(*image.box).up))
 
 
 def test_a_checkpoint_of_other_bands_says_what_it_wants(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from ka import data
 from ka.data import Scene, SceneSet
 from ka.errors import KAError, unknown
+from ka.methods.injection import Start
+from ka.methods.started import begun
 from ka.models.checkpoints import load_checkpoint
 from ka.models.psrt import LAYERS, PSRT, WINDOWS
 from workbook.paths import CHECKPOINTS, runs_folder
@@ -24,11 +26,21 @@ SIDE = 64  # largest side of what is looked at: a pass over it takes a tenth of 
 
 @dataclass(frozen=True, eq=False)
 class SceneCrop:
-    """The middle of a scene, to be looked at: what a model is given, and its colours, natural or false, in [0, 1]."""
+    """The middle of a scene, to be looked at."""
 
-    up: Float[Tensor, "1 bands h w"]
-    msi: Float[Tensor, "1 m h w"]
-    picture: Float[np.ndarray, "h w 3"]
+    scene: Scene  # the whole of it, in memory
+    box: tuple[int, int, int, int]  # row, column, height and width of the middle
+    picture: Float[np.ndarray, "h w 3"]  # its colours, natural or false, in [0, 1]
+
+    @property
+    def bands(self) -> tuple[int, int]:
+        """Bands of the cube, channels of the HR-MSI."""
+        return len(self.scene.gt), len(self.scene.msi)
+
+    def given(self, start: Start) -> tuple[Float[Tensor, "1 bands h w"], Float[Tensor, "1 m h w"]]:
+        """What a model that begins with `start` sees there: `up`, made on the whole scene, and the HR-MSI."""
+        crop = begun(self.scene, start).crop(*self.box)
+        return torch.from_numpy(crop.up)[None], torch.from_numpy(crop.msi)[None]
 
 
 def shipped() -> dict[str, Path]:
@@ -57,9 +69,8 @@ def _crop(scenes: SceneSet, scene: Scene) -> SceneCrop:
     h, w = scene.gt.shape[-2:]
     height, width = (min(side // WINDOWS[0] * WINDOWS[0], SIDE) for side in (h, w))
     top, left = ((side - cut) // 2 // scenes.ratio * scenes.ratio for side, cut in ((h, height), (w, width)))
-    crop = scene.crop(top, left, height, width)
-    up, msi = (torch.from_numpy(x)[None] for x in (crop.up, crop.msi))
-    return SceneCrop(up, msi, as_rgb(crop.gt, scenes.display, crop.gt))
+    gt = scene.crop(top, left, height, width).gt
+    return SceneCrop(scene.load(), (top, left, height, width), as_rgb(gt, scenes.display, gt))
 
 
 class Catalog:
@@ -82,12 +93,12 @@ class Catalog:
     def _trace(self, model: str, image: str) -> Trace:
         if image not in self.images:
             raise unknown("image", image, self.images)
-        return trace(self.model(model), self.images[image].up, self.images[image].msi)
+        return trace(self.model(model), *self.images[image].given(self.model(model).start))
 
     def images_for(self, model: PSRT) -> list[str]:
         """Names of the images that have the model's bands; where there is none, a `KAError`."""
         bands = (model.n_bands, model.n_msi)
-        fitting = [name for name, image in self.images.items() if (image.up.shape[1], image.msi.shape[1]) == bands]
+        fitting = [name for name, image in self.images.items() if image.bands == bands]
         if not fitting:
             wanted = f"{bands[0]} + {bands[1]} bands"
             raise KAError(f"no image at hand has the model's {wanted}; give data_root, the folder of CAVE")
