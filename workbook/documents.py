@@ -7,7 +7,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 from tabulate import tabulate
 
@@ -23,10 +23,13 @@ from workbook.results.study import BASELINE
 from workbook.results.table import table
 
 FEW = (
-    *("bicubic", "linear injection", "psrt", "psrt_misaligned", "psrt_noshuffle"),
-    *("conv3x3", "kav11", "kav17"),
+    *("bicubic", "linear injection", "local injection"),
+    *("psrt_noshuffle", "conv3x3", "kav11", "kav11_no_ln"),
 )
 """Rows of the README's table."""
+
+ANSWERING = "laptop-bicubic"
+"""The protocol whose answers are told: the one in which every row was run."""
 
 DOCUMENTS = {"README.md": "en", "README.zh.md": "zh", "docs/models.md": "en", "docs/results.md": "en"}
 """Files with generated parts, and in which language these are."""
@@ -40,10 +43,10 @@ def document(name: str) -> str:
     """
     language = DOCUMENTS[name]
     tables: dict[str, Callable[[], str]] = {
-        "laptop": lambda: results_table("laptop", language, FEW if name.startswith("README") else None),
-        "demo": lambda: results_table("demo", language, None),
-        "models": models_table,
+        protocol: partial(results_table, protocol, language, FEW if name.startswith("README") else None)
+        for protocol in results.protocols(results_folder())
     }
+    tables["models"] = models_table
 
     def generated(match: re.Match[str]) -> str:
         if match[2] not in tables:
@@ -51,7 +54,7 @@ def document(name: str) -> str:
         return match[1] + tables[match[2]]()
 
     text = (ROOT / name).read_text(encoding="utf-8")
-    text = re.sub(r"(<!-- (\w+): made by make figures -->\n).*?(?=<!-- end -->)", generated, text, flags=re.DOTALL)
+    text = re.sub(r"(<!-- ([\w-]+): made by make figures -->\n).*?(?=<!-- end -->)", generated, text, flags=re.DOTALL)
     return re.sub(
         r"(<!--answer: (.+?) \| (.+?)-->).*?(?=<!--/-->)",
         lambda match: match[1] + answer(match[2], match[3], language),
@@ -70,12 +73,12 @@ def results_table(protocol: str, language: str, names: Sequence[str] | None) -> 
 
 @cache
 def answer(question: str, comparison: str, language: str) -> str:
-    """What the runs of `laptop` say to one comparison, in words.
+    """What the runs of `ANSWERING` say to one comparison, in words.
 
     Raises:
         KAError: the question has no such comparison.
     """
-    answers = questions.answers(results.read(results_folder(), "laptop"), question)
+    answers = questions.answers(results.read(results_folder(), ANSWERING), question)
     by_label = {answer.comparison.label: answer for answer in answers}
     if comparison not in by_label:
         raise unknown(f"comparison of question {question!r}", comparison, by_label)

@@ -106,16 +106,17 @@ class Consistent:
 class Residuals:
     """What an image leaves of the observations: root mean squares over channels and bands, in units of the image."""
 
-    spectral: Float[np.ndarray, "h w"]  # of msi - S x
+    spectral: Float[np.ndarray, "h w"] | None  # of msi - S x; None where S is not known
     spatial: Float[np.ndarray, "h/ratio w/ratio"]  # of lr - D x Dᵀ
 
     def rms(self) -> dict[str, float]:
-        """Over all pixels; 0 for an image that agrees with both observations."""
-        return {name: float(np.sqrt((getattr(self, name) ** 2).mean())) for name in ("spectral", "spatial")}
+        """Over all pixels; 0 for an image that agrees with an observation."""
+        maps = {"spectral": self.spectral, "spatial": self.spatial}
+        return {name: float(np.sqrt((values**2).mean())) for name, values in maps.items() if values is not None}
 
 
 def residuals(
-    image: Cube, lr: LowCube, msi: MSI, degradation: Degradation, srf: Float[np.ndarray, "channels bands"]
+    image: Cube, lr: LowCube, msi: MSI, degradation: Degradation, srf: Float[np.ndarray, "channels bands"] | None
 ) -> Residuals:
     """How inconsistent an image is with the two observations, pixel by pixel.
 
@@ -123,16 +124,20 @@ def residuals(
         KAError: images, ratio or response that do not fit together.
     """
     _check(image, lr, msi, degradation, srf)
-    maps = (msi - respond(image, srf), lr - degrade(image, degradation))
-    return Residuals(*(np.sqrt((difference.astype(np.float64) ** 2).mean(0)) for difference in maps))
+    spatial = _root_mean_square(lr - degrade(image, degradation))
+    return Residuals(None if srf is None else _root_mean_square(msi - respond(image, srf)), spatial)
 
 
-def _check(image: Cube, lr: LowCube, msi: MSI, degradation: Degradation, srf: np.ndarray) -> None:
+def _root_mean_square(x: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "h w"]:
+    return np.sqrt((x.astype(np.float64) ** 2).mean(0))
+
+
+def _check(image: Cube, lr: LowCube, msi: MSI, degradation: Degradation, srf: np.ndarray | None) -> None:
     check_pair(lr, msi, degradation)
     expected = (len(lr), *msi.shape[1:])
     if image.shape != expected:
         raise KAError(f"image: {image.shape} does not fit lr and msi, which want {expected}; give the sharpened cube")
-    if np.shape(srf) != (len(msi), len(lr)):
+    if srf is not None and np.shape(srf) != (len(msi), len(lr)):
         wanted = f"(channels, bands) = {(len(msi), len(lr))}"
         raise KAError(f"srf: a response of shape {np.shape(srf)} is not {wanted}; use the sensor's own")
 

@@ -73,9 +73,13 @@ def test_residual_maps_are_those_of_the_observations() -> None:
     image[:, 10, 22] += 0.1  # a pixel that is kept by the decimation, seen through the middle of the blur
     maps = residuals(image, seen.lr, seen.msi, Degradation(), SRF)
     change = respond(image, SRF) - seen.msi
+    assert maps.spectral is not None
     np.testing.assert_allclose(maps.spectral, np.sqrt((change.astype(np.float64) ** 2).mean(0)), atol=1e-9)
     assert np.argwhere(maps.spatial > 1e-4).tolist() == [[2, 5]]
     assert maps.rms()["spectral"] > 0
+    unknown = residuals(image, seen.lr, seen.msi, Degradation(), None)
+    assert unknown.spectral is None
+    assert unknown.rms() == {"spatial": maps.rms()["spatial"]}
 
 
 def test_as_a_last_step_of_a_method() -> None:

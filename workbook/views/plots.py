@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ka.data import Scene, SceneSet
+from ka.methods.consistency import residuals
 from workbook.style import styled
 from workbook.views.draw import WIDTH, row_of_axes, show_image
 
@@ -70,6 +71,29 @@ def error_maps(scene: Scene, images: Mapping[str, Image]) -> Figure:
     for axis, (title, error) in zip(axes, errors.items(), strict=True):
         drawn = show_image(axis, error, f"{title}\nmean {error.mean():.5f}", vmin=0, vmax=top, cmap="viridis")
     figure.colorbar(drawn, ax=axes, label="|error|, mean over bands", shrink=0.8)
+    return figure
+
+
+@styled
+def residual_maps(scenes: SceneSet, scene: Scene, images: Mapping[str, Image]) -> Figure:
+    """What each method's image leaves of the two observations (`ka.residuals`): of the HR-MSI above, the LR-HSI below.
+
+    Without a known response there is no upper row. The numbers are root mean squares; 0 is an image that agrees.
+    """
+    seen = {
+        name: residuals(image, scene.lr, scene.msi, scenes.degradation, scenes.srf) for name, image in images.items()
+    }
+    parts = ["spatial"] if scenes.srf is None else ["spectral", "spatial"]
+    h, w = scene.gt.shape[1:]
+    figure = Figure(figsize=(WIDTH, len(parts) * min(4.0, WIDTH / len(images) * h / w + 0.6)), layout="constrained")
+    axes = figure.subplots(len(parts), len(images), squeeze=False)
+    for part, row in zip(parts, axes, strict=True):
+        maps = {name: getattr(residual, part) for name, residual in seen.items()}
+        top = max(float(np.percentile(values, 99.5)) for values in maps.values()) or 1.0
+        for axis, (name, values) in zip(row, maps.items(), strict=True):
+            rms = np.sqrt((values**2).mean())
+            drawn = show_image(axis, values, f"{name}\n{part} {rms:.1e}", vmin=0, vmax=top, cmap="viridis")
+        figure.colorbar(drawn, ax=row, shrink=0.8)
     return figure
 
 
