@@ -10,12 +10,23 @@ from matplotlib.lines import Line2D
 from ka.metrics import METRICS
 from workbook.results.compare import Difference
 from workbook.results.questions import QUESTIONS, Answer, answers
-from workbook.results.stored import SHOWN, Result
+from workbook.results.stored import SHOWN, UNTRAINED, Result
 from workbook.results.table import Row, Table
 from workbook.style import styled
 
 COLOURS = {"better": "C0", "worse": "C1", "open": "0.45"}
-LABELLED = ("psrt", "psrt_misaligned", "psrt_noshuffle", "kav1", "kav3", "kav6", "kav11", "kav17", "conv3x3")
+LABELLED = (
+    "psrt",
+    "psrt_misaligned",
+    "psrt_noshuffle",
+    "kav1",
+    "kav3",
+    "kav6",
+    "kav11",
+    "kav11_no_ln",
+    "kav17",
+    "conv3x3",
+)
 """Rows that quality_against_cost names; the others are light."""
 
 
@@ -77,13 +88,17 @@ def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
 
 @styled
 def quality_against_cost(table: Table) -> Figure:
-    """PSNR against GFLOPs and against deployed parameters; bars are the standard deviation over seeds."""
+    """PSNR against GFLOPs, deployed parameters and time of training; bars are the standard deviation over seeds.
+
+    Methods without training are lines, where they are near enough to the networks to be seen.
+    """
     rows = [row for row in table.rows if row.deployed is not None and row.stats]
     rows = [row for row in rows if math.isfinite(row.stats["psnr"].mean)]
     figure = Figure(figsize=(9.5, 4.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    xs = [[row.gflops or 0.0 for row in rows], [(row.deployed or 0) / 1e6 for row in rows]]
-    labels = ("GFLOPs, 512×512×31 at dim 48, deployed", "deployed parameters at dim 48 (M)")
+    axes = figure.subplots(1, 3, sharey=True)
+    minutes = [(row.seconds or 0.0) / 60 for row in rows]
+    xs = [[row.gflops or 0.0 for row in rows], [(row.deployed or 0) / 1e6 for row in rows], minutes]
+    labels = ("GFLOPs, 512×512×31 at dim 48, deployed", "deployed parameters at dim 48 (M)", "training here (min)")
     for axis, x, label in zip(axes, xs, labels, strict=True):
         axis.set_xlabel(label)
         axis.margins(x=0.14, y=0.08)
@@ -95,6 +110,10 @@ def quality_against_cost(table: Table) -> Figure:
                 color="C0" if named else "0.75", zorder=3 if named else 2,
             )  # fmt: skip
         _name_points(axis, rows, x)
+        for row in _near(table, rows):
+            level = row.stats["psnr"].mean
+            axis.axhline(level, color="0.6", linestyle=":", linewidth=1)
+            axis.annotate(row.name, (0.02, level), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
         if not rows:
             axis.set(xticks=[], yticks=[])
             axis.text(0.5, 0.5, "no run yet", ha="center", transform=axis.transAxes)
@@ -102,11 +121,18 @@ def quality_against_cost(table: Table) -> Figure:
     return figure
 
 
+def _near(table: Table, rows: Sequence[Row]) -> list[Row]:
+    """The methods without training that lie at most 3 dB below the networks' lowest."""
+    lowest = min((row.stats["psnr"].mean for row in rows), default=math.inf)
+    without = [row for row in table.rows if row.name in UNTRAINED and row.stats]
+    return [row for row in without if row.stats["psnr"].mean > lowest - 3]
+
+
 def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
     """Names of the labelled rows at the right of their points, at least a line apart from the next one below."""
     spots = sorted((row.stats["psnr"].mean, at, row.name) for row, at in zip(rows, x, strict=True))
     spots = [spot for spot in spots if spot[2] in LABELLED]
-    line = 0.042 * (spots[-1][0] - spots[0][0]) if spots else 0.0
+    line = 0.046 * (spots[-1][0] - spots[0][0]) if spots else 0.0
     below = -math.inf
     for y, at, name in spots:
         below = max(y, below + line)
@@ -135,10 +161,14 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
     axis.set_ylim(y + 0.6, 0.8)
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("Δ PSNR (dB)")
-    texts = (("as claimed, or better", "C2"), ("against the claim, or worse", "C1"), ("not decided", "0.45"))
+    texts = (
+        *(("as claimed, or better", "C2"), ("against the claim, or worse", "C1")),
+        *(("equal within 0.1 dB", "C0"), ("not decided", "0.45")),
+    )
     _legend(figure, [(text, colour, colour, 1.4) for text, colour in texts])
     return figure
 
 
 def _colour(answer: Answer) -> str:
-    return {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1"}.get(answer.verdict, "0.45")
+    colours = {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1", "equal within 0.1 dB": "C0"}
+    return colours.get(answer.verdict, "0.45")

@@ -44,6 +44,7 @@ class Row:
     here: int | None = None  # live parameters of the protocol's own model
     gflops: float | None = None  # 10⁹ FLOPs for 512×512×31 at dim 48, deployed
     ms: float | None = None
+    seconds: float | None = None  # of training in this protocol, mean over seeds
     ratio: Spread | None = None  # of the time to that of `BASELINE`
     printed: Reported | None = None  # the printed row that ran this variant
 
@@ -92,9 +93,9 @@ def table(
     rows = [Row(name, stats=_stats(metrics)) for name, metrics in untrained.items()]
     for name, of_variant in runs.items():
         here = of_variant[0].record.parameters.live if of_variant else None
-        row = Row(
-            name, seeds[name], _stats(values[name]), to_baseline.get(name, {}), here=here, printed=printed_for(name)
-        )
+        seconds = float(np.mean([result.record.seconds for result in of_variant])) if of_variant else None
+        row = Row(name, seeds[name], _stats(values[name]), to_baseline.get(name, {}), here=here, seconds=seconds)
+        row = replace(row, printed=printed_for(name))
         rows.append(_with_costs(row, measurement))
     rows = _bold(rows)
     return Table(rows, baseline, _notes(rows, results, which, baseline, len(compared), measurement))
