@@ -14,6 +14,7 @@ from tabulate import tabulate
 from ka.errors import unknown
 from ka.models.counts import parameter_count
 from ka.models.variants import VARIANTS
+from workbook import robustness
 from workbook.diagrams.overview import settings
 from workbook.diagrams.parts import SLOTS
 from workbook.paths import ROOT, results_folder
@@ -31,7 +32,13 @@ FEW = (
 ANSWERING = "laptop-bicubic"
 """The protocol whose answers are told: the one in which every row was run."""
 
-DOCUMENTS = {"README.md": "en", "README.zh.md": "zh", "docs/models.md": "en", "docs/results.md": "en"}
+DOCUMENTS = {
+    "README.md": "en",
+    "README.zh.md": "zh",
+    "docs/models.md": "en",
+    "docs/results.md": "en",
+    "docs/robustness.md": "en",
+}
 """Files with generated parts, and in which language these are."""
 
 
@@ -46,7 +53,7 @@ def document(name: str) -> str:
         protocol: partial(results_table, protocol, language, FEW if name.startswith("README") else None)
         for protocol in results.protocols(results_folder())
     }
-    tables["models"] = models_table
+    tables |= {"models": models_table, "robustness": lambda: robustness.to_markdown(robustness.read())}
 
     def generated(match: re.Match[str]) -> str:
         if match[2] not in tables:

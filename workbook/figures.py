@@ -17,6 +17,7 @@ from ka.inference import Network
 from ka.methods import Method
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection
 from ka.models.checkpoints import load_checkpoint
+from workbook import robustness
 from workbook.audit import audit_figures
 from workbook.diagrams.overview import all_diagrams
 from workbook.documents import DOCUMENTS, document
@@ -39,7 +40,8 @@ Encode = Callable[[], bytes]
 def files() -> dict[str, Encode]:
     """Every file of figures/ but those of the benchmark: name → what makes its bytes."""
     audit = {f"audit/{name}.png": _made(draw, png) for name, draw in audit_figures.figures().items()}
-    return dict([*_diagrams(), *_results()]) | audit | {"demo_errors.png": _made(demo_errors, png)}
+    stands = kinds_of("results/robustness", lambda: robustness.chart(robustness.read()))
+    return dict([*_diagrams(), *_results(), *stands]) | audit | {"demo_errors.png": _made(demo_errors, png)}
 
 
 def _diagrams() -> Iterator[tuple[str, Encode]]:

@@ -29,7 +29,14 @@ FLOORS = (
         "workbook.sweeps",
     ),
     *("workbook.views", "workbook.explorer", "workbook.diagrams", "workbook.audit", "workbook.notebook"),
-    *("workbook.documents", "workbook.figures", "workbook.prepare_cave", "workbook.verify", "benchmarks"),
+    *(
+        "workbook.robustness",
+        "workbook.documents",
+        "workbook.figures",
+        "workbook.prepare_cave",
+        "workbook.verify",
+        "benchmarks",
+    ),
 )
 """Rooms from the ground up: each may import from those before it."""
 

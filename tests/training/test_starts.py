@@ -57,7 +57,7 @@ def test_an_untrained_network_gives_the_start_made_consistent(tmp_path: Path) ->
 
 
 def test_training_goes_through_the_spectral_projection(tmp_path: Path) -> None:
-    """An error that the HR-MSI gives away costs nothing: an image that is off by such a one has the loss of the truth."""
+    """An error that the HR-MSI gives away costs nothing: an image that is off by such a one is as good as the truth."""
     scenes = load_data(local(tmp_path))
     assert scenes.consistency is not None
     batch = scenes.patches.batch([0, 1])
