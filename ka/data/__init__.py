@@ -7,17 +7,6 @@ from ka.data.scenes import Scene, SceneSet, observe
 from ka.data.simulate import Degradation, bicubic, degrade, respond
 
 __all__ = [
-    "DATASETS",
-    "SPLITS",
-    "Degradation",
-    "Patches",
-    "Scene",
-    "SceneSet",
-    "bicubic",
-    "check_h5",
-    "degrade",
-    "load",
-    "observe",
-    "respond",
-    "write_h5",
-]
+    "DATASETS", "SPLITS", "Degradation", "Patches", "Scene", "SceneSet",
+    "bicubic", "check_h5", "degrade", "load", "observe", "respond", "write_h5",
+]  # fmt: skip
