@@ -19,11 +19,10 @@ from ka.errors import KAError, unknown
 DATASETS = ("indian_pines", "cave", "h5")
 SPLITS = ("train", "val", "test")
 PROTOCOL = Degradation()  # the verified ×4 simulation
+# The multispectral image of Indian Pines: plain averages over the ranges (nm) of Landsat TM bands 2 to 5
 BROAD_BANDS = (("green", 520, 600), ("red", 630, 690), ("NIR", 760, 900), ("SWIR", 1550, 1750))
-"""The multispectral image of Indian Pines: plain averages over the ranges (nm) of Landsat TM bands 2 to 5."""
-
+# First and end row, first and end column of each of its parts
 INDIAN_PINES_CUTS = {"train": (0, 112, 0, 96), "val": (112, 144, 0, 96), "test": (0, 144, 96, 144)}
-"""First and end row, first and end column of each part."""
 
 
 def load(
