@@ -38,7 +38,7 @@ def load(
 
     Args:
         dataset: `indian_pines`, the embedded scene; `cave`, a folder of 16-bit PNGs as downloaded; or `h5`, the files
-            the field publishes (`GT`, `HSI_up`, `LRHSI`, `RGB`) or those that `write_h5` makes.
+            the field publishes (`GT`, `HSI_up`, `LRHSI`, `RGB`) or those that `prepare_cave.ipynb` makes.
         split: on CAVE "train" is all 20 training scenes (the study's protocol), "val" two of them, `cave.CAVE_VAL`.
         root: folder of CAVE as downloaded (at any usual nesting); the folder of the published HDF5 files, or one such
             file, whatever the split; not used for indian_pines.

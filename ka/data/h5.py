@@ -1,10 +1,9 @@
-"""The HDF5 files that the field publishes, and ours in the same layout: reading, writing, checking.
+"""The HDF5 files that the field publishes, and those of `workbook.prepare_cave` in the same layout, read and checked.
 
 `GT` (rows, bands, h, w), `HSI_up` (the same), `LRHSI` (rows, bands, h/ratio, w/ratio), `RGB` (rows, channels, h, w),
 float in [0, 1].
 """
 
-import hashlib
 import json
 import math
 import os
@@ -18,11 +17,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from ka.data.patches import Patches
 from ka.data.scenes import Scene, SceneSet, check_values, choose, display_bands
 from ka.data.simulate import CAVE_WAVELENGTHS, Degradation
 from ka.errors import KAError
-from ka.files import replacing
 
 FIELDS = {"gt": "GT", "up": "HSI_up", "lr": "LRHSI", "msi": "RGB"}
 """A scene's arrays and their names in the files."""
@@ -71,7 +68,7 @@ def _bad_h5(path: str | Path, error: Exception) -> KAError:
 def load_h5(split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None) -> SceneSet:
     """The published file of a split in the folder `root`, or the file `root`; see `ka.data.load`."""
     path = _file_of(split, root, degradation.ratio)
-    shapes, attributes = _read_header(path)
+    shapes, attributes = read_header(path)
     n, bands, channels = _check_shapes(path, shapes, degradation.ratio)
     _check_degradation(path, attributes, degradation)
     names = _names(path, attributes, "scenes", n, [f"row {i}" for i in range(n)])
@@ -104,8 +101,8 @@ def _file_of(split: str, root: Path, ratio: int) -> Path:
     raise KAError(f"{root}: no {pattern} (HDF5 files there: {there}); add it, give the path of a file{cure}")
 
 
-def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Shapes of the fields, and the attributes of a file that `write_h5` made."""
+def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Shapes of the fields, and the attributes of a file that says its source."""
     try:
         with h5py.File(path, "r") as file:
             found = {key: file[name] for key, name in FIELDS.items() if isinstance(file.get(name), h5py.Dataset)}
@@ -174,78 +171,14 @@ def _memory() -> float:
         return math.inf
 
 
-def _made_with(degradation: Degradation) -> dict[str, Any]:
+def made_with(degradation: Degradation) -> dict[str, Any]:
+    """What a file says of its blur."""
     return {"blur_size": degradation.blur_size, "blur_sigma": degradation.blur_sigma, "offset": degradation.start}
 
 
 def _check_degradation(path: Path, attributes: Mapping[str, Any], degradation: Degradation) -> None:
     """Where a file names its blur and offset, they are the ones asked for."""
-    asked = _made_with(degradation)
+    asked = made_with(degradation)
     held = {key: attributes.get(key, asked[key]) for key in asked}
     if other := [f"{key} {value}" for key, value in held.items() if np.ndim(value) or value != asked[key]]:
         raise KAError(f"{path}: was made with {', '.join(other)}, not {asked}; ask for what it holds, or make another")
-
-
-def source_hash(scene_set: SceneSet) -> str:
-    """SHA-256 over the truths of a set in order, as float32 bytes."""
-    digest = hashlib.sha256()
-    for scene in scene_set:
-        digest.update(np.ascontiguousarray(scene.gt[:], dtype="<f4").data)
-    return digest.hexdigest()
-
-
-def _attributes(source: Patches | SceneSet) -> dict[str, Any]:
-    """What a file says of its source; the hash first, which files of other makers lack."""
-    scenes = source.scene_set if isinstance(source, Patches) else source
-    attributes = {
-        "source_sha256": source_hash(scenes),
-        "dataset": scenes.name,
-        "split": scenes.split,
-        "ratio": scenes.ratio,
-        "scenes": json.dumps([scene.name for scene in scenes]),
-        "msi_names": json.dumps(scenes.msi_names),
-        "wavelengths": scenes.wavelengths,
-        "srf": scenes.srf,
-        **_made_with(scenes.degradation),
-    }
-    if isinstance(source, Patches):
-        attributes |= {"patch_size": source.size, "stride": source.stride}
-    return {key: value for key, value in attributes.items() if value is not None}
-
-
-def write_h5(path: str | Path, source: Patches | SceneSet, provenance: Mapping[str, Any]) -> None:
-    """Write scenes or patches in the published layout, float32, one chunk a row, whole or not at all.
-
-    One row is in memory at a time, beside the scenes themselves. Attributes: source hash, scene names, patch size and
-    stride, blur, offset, ratio and response, under the names that `load` reads, and those of `provenance` (strings or
-    numbers, such as the version of ka). KAError if one is given twice, or the disk is full.
-    """
-    attributes = _attributes(source)
-    if twice := sorted(set(attributes) & set(provenance)):
-        raise KAError(f"{path}: provenance names {', '.join(twice)}, which the file holds anyway; leave it out")
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        for i in range(len(source)):
-            row = source[i].load()
-            for key, name in FIELDS.items():
-                values = getattr(row, key)
-                if i == 0:
-                    file.create_dataset(name, (len(source), *values.shape), np.float32, chunks=(1, *values.shape))
-                file[name][i] = values
-        file.attrs.update({**attributes, **provenance})
-
-
-def check_h5(path: str | Path, source: Patches | SceneSet, rows: int = 16, seed: int = 0) -> None:
-    """Read random rows of a file back: KAError if they, its count or its attributes differ from the source's."""
-    shapes, attributes = _read_header(Path(path))
-    for key, name in FIELDS.items():
-        if shapes[key][0] != len(source):
-            raise KAError(f"{path}: {name} has {shapes[key][0]} rows, the source {len(source)}; write it again")
-    for key, value in _attributes(source).items():
-        if key not in attributes or not np.array_equal(attributes[key], value):
-            raise KAError(f"{path}: attribute {key} is {attributes.get(key)!r}, not {value!r}; write it again")
-    for i in np.random.default_rng(seed).permutation(len(source))[:rows]:
-        row = source[int(i)].load()
-        for key, name in FIELDS.items():
-            values = getattr(row, key)
-            if not np.array_equal(LazyRow(str(path), name, int(i), values.shape)[:], values):
-                raise KAError(f"{path}: {name}, row {i} differs from the source; write it again")
