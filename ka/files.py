@@ -17,9 +17,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it to `path` when the block ends well, remove it otherwise.
 
     A reader sees the old file or the new one, never half of one, also across a power cut (fsync before rename).
-
-    Raises:
-        KAError: the disk is full, or the folder cannot be written. The old file is untouched.
+    KAError if the disk is full, or the folder cannot be written; the old file is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -57,7 +55,5 @@ def _cannot_write(path: Path, error: OSError) -> KAError:
     text = (error.strerror or str(error)).splitlines()[0]
     full = error.errno in _FULL or any(f"errno = {number}" in str(error) for number in _FULL)  # as HDF5 says it
     cure = "free some space" if full else "check the folder and its permissions"
-    return KAError(
-        f"{path}: could not be written ({text}); {cure} and run the same command again "
-        "(what was saved before is untouched)"
-    )
+    again = "run the same command again (what was saved before is untouched)"
+    return KAError(f"{path}: could not be written ({text}); {cure} and {again}")

@@ -26,6 +26,7 @@ from ka.errors import KAError, Undefined, unknown
 Images = Float[Tensor, "b c h w"]
 PerImage = Float64[Tensor, " b"]
 PerBand = Float64[Tensor, "b c"]
+OfBands = Callable[[Images, Images], Float[Tensor, "b c"]]
 
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 UIQI_WINDOW = 8
@@ -36,9 +37,8 @@ DENSE = 128  # up to this side SSIM's window is a matrix: faster for training pa
 def psnr(prediction: Images, target: Images, peak: float = 1.0) -> PerImage:
     """Peak signal-to-noise ratio in dB: the mean over bands of 10·log10(peak² / MSE_band). Higher is better.
 
-    The study's PSNR and that of the field's CAVE tables. It is at least the PSNR of the MSE over all bands (Jensen's
-    inequality), and more so the more the bands differ: `psnr_published` is not comparable to it. One band without any
-    error makes the whole value infinite; so `prediction == target` gives inf, no error.
+    The study's PSNR and that of the field's CAVE tables. The more bands differ, the further it is above the PSNR of the
+    MSE over all bands (Jensen's inequality), so `psnr_published` is not comparable. inf if one band has no error.
     """
     _check(prediction, target)
     _check_positive("peak", peak)
@@ -62,9 +62,8 @@ def sam(prediction: Images, target: Images) -> PerImage:
 
     0 is best, 180 worst. Blind to the brightness of a pixel, and to everything when there is one band. The cosine is
     clipped to [-1, 1]; its rounding leaves up to 3e-6° where both are the same. A pixel where p or t is zero has no
-    angle and is out of the mean; a KAError `Undefined` where there is no other. Elsewhere: torchmetrics gives radians,
-    and NaN if there is such a pixel; other code lets it count as 90° (a small constant in the denominator) or as 0°.
-
+    angle and is out of the mean; `Undefined` where there is no other. Elsewhere: torchmetrics gives radians, and NaN if
+    there is such a pixel; other code lets it count as 90° (a small constant in the denominator) or as 0°.
     Source: Yuhas, Goetz & Boardman, "Discrimination among semi-arid landscape endmembers using the Spectral Angle
     Mapper (SAM) algorithm", JPL Airborne Geoscience Workshop 1992.
     """
@@ -85,7 +84,6 @@ def ergas(prediction: Images, target: Images, ratio: float) -> PerImage:
 
     `ratio` is the scale of super-resolution (4 for ×4). 0 is best, there is no upper end. A few near-black bands can
     make up the whole value; one of mean 0 leaves it `Undefined`.
-
     Source: Wald, "Data Fusion: Definitions and Architectures", Presses des Mines 2002, with the factor 100·h/l, h/l
     being the pixel size of the fine image over that of the coarse one, 1/ratio. Code that multiplies by the ratio
     prints numbers 16 times as large at ×4; code that leaves 4 as a default is off at ×8.
@@ -103,11 +101,10 @@ def ssim(
 ) -> Float[Tensor, " b"]:
     """Structural similarity: the mean over bands and pixels of `ssim_map`. At most 1, which is best.
 
-    As a training loss: `1 - ssim(p, t, dtype=torch.float32, check=False).mean()`. It leaves autocast for its own
-    arithmetic, and without the check for NaN it never waits for a GPU. The variances are differences of large numbers:
-    keep `torch.set_float32_matmul_precision` at "highest" for float32. `dtype`, float64 or float32, is what it computes
-    in and returns; `peak` the dynamic range L of the data; `check` looks for NaN and infinity.
-
+    `peak` is the dynamic range L of the data; `dtype`, float64 or float32, what it computes in and returns; `check`
+    looks for NaN and infinity. As a training loss: `1 - ssim(p, t, dtype=torch.float32, check=False).mean()`, which
+    leaves autocast for its own arithmetic and never waits for a GPU. The variances are differences of large numbers:
+    keep `torch.set_float32_matmul_precision` at "highest" for float32.
     Source: Wang, Bovik, Sheikh & Simoncelli, "Image quality assessment: from error visibility to structural
     similarity", IEEE TIP 13(4), 2004, eqs. 13 and 17: Gaussian window 11×11, σ = 1.5, K1 = 0.01, K2 = 0.03. Border:
     reflected, every pixel counts, as torchmetrics (equal to it with data_range=peak). Wang's own code and skimage
@@ -151,8 +148,8 @@ def rmse(prediction: Images, target: Images) -> PerImage:
 def cc(prediction: Images, target: Images) -> PerImage:
     """Pearson's correlation over the pixels of a band, mean over bands, from -1 to 1 (best).
 
-    A band that is constant in the prediction or the target is out of the mean (all of them: `Undefined`), so look at
-    another metric too: to predict a constant costs nothing here. Blind to gain and offset of each band.
+    A band that is constant in the prediction or the target is out of the mean (all of them: `Undefined`), so to predict
+    a constant costs nothing here: look at another metric too. Blind to gain and offset of each band.
     """
     _check(prediction, target)
     varies = (prediction.amax((2, 3)) > prediction.amin((2, 3))) & (target.amax((2, 3)) > target.amin((2, 3)))
@@ -165,7 +162,6 @@ def uiqi(prediction: Images, target: Images) -> PerImage:
     """Universal quality index: mean over bands and 8×8 windows of 4·σpt·μp·μt / ((σp² + σt²)·(μp² + μt²)).
 
     From -1 to 1 (best). It is SSIM with C1 = C2 = 0, hence unstable where the image is flat or dark.
-
     Source: Wang & Bovik, "A universal image quality index", IEEE Signal Processing Letters 9(3), 2002, eq. 1, with the
     uniform windows of 8×8 at every position inside the image that they used. Degenerate windows are as in their code:
     both flat (σp² + σt² under 64 ε times the mean of p² + t²), the luminance term 2·μp·μt / (μp² + μt²) alone; both of
@@ -192,23 +188,22 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
 
-def _scale_free(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+def _free(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """A metric to which the ratio of super-resolution means nothing."""
     return lambda prediction, target, ratio: function(prediction, target)
 
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("psnr", "PSNR", "dB", "higher", _scale_free(psnr)),
-        Metric("sam", "SAM", "°", "lower", _scale_free(sam)),
-        Metric("ergas", "ERGAS", "", "lower", ergas),
-        Metric("ssim", "SSIM", "", "higher", _scale_free(ssim)),
-        Metric("rmse", "RMSE", "", "lower", _scale_free(rmse)),
-        Metric("cc", "CC", "", "higher", _scale_free(cc)),
-        Metric("uiqi", "UIQI", "", "higher", _scale_free(uiqi)),
-        Metric("psnr_published", "PSNR, global MSE", "dB", "higher", _scale_free(psnr_published)),
-    )
-}
+_COLUMNS = (
+    Metric("psnr", "PSNR", "dB", "higher", _free(psnr)),
+    Metric("sam", "SAM", "°", "lower", _free(sam)),
+    Metric("ergas", "ERGAS", "", "lower", ergas),
+    Metric("ssim", "SSIM", "", "higher", _free(ssim)),
+    Metric("rmse", "RMSE", "", "lower", _free(rmse)),
+    Metric("cc", "CC", "", "higher", _free(cc)),
+    Metric("uiqi", "UIQI", "", "higher", _free(uiqi)),
+    Metric("psnr_published", "PSNR, global MSE", "dB", "higher", _free(psnr_published)),
+)
+METRICS = {metric.name: metric for metric in _COLUMNS}
 
 
 @torch.no_grad()
@@ -235,10 +230,8 @@ def _check(prediction: Tensor, target: Tensor, finite: bool = True) -> None:
         # The extremes are NaN where any value is, and one pass without a temporary tensor
         if finite and not torch.stack(tensor.detach().aminmax()).isfinite().all():
             wrong = (~torch.isfinite(tensor)).nonzero()
-            first = "image {}, band {}, row {}, column {}".format(*wrong[0].tolist())
-            raise KAError(
-                f"{name} has {len(wrong)} values that are NaN or infinite, the first at {first}; find where it arose"
-            )
+            first = "image {}, band {}, row {}, column {}; find where it arose".format(*wrong[0].tolist())
+            raise KAError(f"{name} has {len(wrong)} values that are NaN or infinite, the first at {first}")
 
 
 def _check_positive(name: str, value: float) -> None:
@@ -265,9 +258,7 @@ def _pieces(p: Images, t: Images, dtype: torch.dtype, rows: bool = False) -> Ite
         yield piece_p.to(dtype), piece_t.to(dtype)
 
 
-def _over_bands(
-    function: Callable[[Tensor, Tensor], Tensor], p: Images, t: Images, dtype: torch.dtype = torch.float64
-) -> Float[Tensor, "b c"]:
+def _over_bands(function: OfBands, p: Images, t: Images, dtype: torch.dtype = torch.float64) -> Float[Tensor, "b c"]:
     return torch.cat([function(*piece) for piece in _pieces(p, t, dtype)], 1)
 
 

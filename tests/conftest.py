@@ -13,7 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ka.data import Degradation, SceneSet, observe, write_h5
+from ka.data import Degradation, SceneSet, observe
 from workbook.training.config import Config
 from workbook.training.train import train
 
@@ -61,6 +61,8 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def tiny_h5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of HDF5 files, laid out as the published ones: smooth scenes of 4 bands and 32×32 pixels."""
+    from workbook.prepare_cave import write_h5  # noqa: PLC0415  (a second for matplotlib that other tests need not pay)
+
     folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
     srf = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
     y, x = np.mgrid[:32, :32] / 32

@@ -1,15 +1,21 @@
 """What `prepare_cave.ipynb` shows and writes: synthetic scenes laid out as CAVE, a picture, the files."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ka.data import Degradation, Patches, SceneSet, check_h5, load, write_h5
+from ka.data import Degradation, Patches, SceneSet, load
 from ka.data.cave import CAVE_TEST, CAVE_TRAIN
+from ka.data.h5 import FIELDS, LazyRow, made_with, read_header
+from ka.errors import KAError
+from ka.files import replacing
 from workbook.style import styled
 
 
@@ -43,6 +49,71 @@ def scene_sets(root: Path, degradation: Degradation, scenes: Sequence[str] | Non
         }
     wanted = {split: names for split, names in chosen.items() if names is None or names}
     return {split: load("cave", split, root, degradation, scenes=names) for split, names in wanted.items()}
+
+
+def source_hash(scene_set: SceneSet) -> str:
+    """SHA-256 over the truths of a set in order, as float32 bytes."""
+    digest = hashlib.sha256()
+    for scene in scene_set:
+        digest.update(np.ascontiguousarray(scene.gt[:], dtype="<f4").data)
+    return digest.hexdigest()
+
+
+def _attributes(source: Patches | SceneSet) -> dict[str, Any]:
+    """What a file says of its source; the hash first, which files of other makers lack."""
+    scenes = source.scene_set if isinstance(source, Patches) else source
+    attributes = {
+        "source_sha256": source_hash(scenes),
+        "dataset": scenes.name,
+        "split": scenes.split,
+        "ratio": scenes.ratio,
+        "scenes": json.dumps([scene.name for scene in scenes]),
+        "msi_names": json.dumps(scenes.msi_names),
+        "wavelengths": scenes.wavelengths,
+        "srf": scenes.srf,
+        **made_with(scenes.degradation),
+    }
+    if isinstance(source, Patches):
+        attributes |= {"patch_size": source.size, "stride": source.stride}
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def write_h5(path: str | Path, source: Patches | SceneSet, provenance: Mapping[str, Any]) -> None:
+    """Write scenes or patches in the published layout, float32, one chunk a row, whole or not at all.
+
+    One row is in memory at a time, beside the scenes themselves. Attributes: source hash, scene names, patch size and
+    stride, blur, offset, ratio and response, under the names that `load` reads, and those of `provenance` (strings or
+    numbers, such as the version of ka). KAError if one is given twice, or the disk is full.
+    """
+    attributes = _attributes(source)
+    if twice := sorted(set(attributes) & set(provenance)):
+        raise KAError(f"{path}: provenance names {', '.join(twice)}, which the file holds anyway; leave it out")
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        for i in range(len(source)):
+            row = source[i].load()
+            for key, name in FIELDS.items():
+                values = getattr(row, key)
+                if i == 0:
+                    file.create_dataset(name, (len(source), *values.shape), np.float32, chunks=(1, *values.shape))
+                file[name][i] = values
+        file.attrs.update({**attributes, **provenance})
+
+
+def check_h5(path: str | Path, source: Patches | SceneSet, rows: int = 16, seed: int = 0) -> None:
+    """Read random rows of a file back: KAError if they, its count or its attributes differ from the source's."""
+    shapes, attributes = read_header(Path(path))
+    for key, name in FIELDS.items():
+        if shapes[key][0] != len(source):
+            raise KAError(f"{path}: {name} has {shapes[key][0]} rows, the source {len(source)}; write it again")
+    for key, value in _attributes(source).items():
+        if key not in attributes or not np.array_equal(attributes[key], value):
+            raise KAError(f"{path}: attribute {key} is {attributes.get(key)!r}, not {value!r}; write it again")
+    for i in np.random.default_rng(seed).permutation(len(source))[:rows]:
+        row = source[int(i)].load()
+        for key, name in FIELDS.items():
+            values = getattr(row, key)
+            if not np.array_equal(LazyRow(str(path), name, int(i), values.shape)[:], values):
+                raise KAError(f"{path}: {name}, row {i} differs from the source; write it again")
 
 
 def write_files(

@@ -21,17 +21,16 @@ from ka.errors import KAError
 log = logging.getLogger("ka")
 
 CAVE_TEST = (
-    *("balloons", "cd", "chart_and_stuffed_toy", "clay", "fake_and_real_beers", "fake_and_real_lemon_slices"),
-    *("fake_and_real_tomatoes", "feathers", "flowers", "hairs", "jelly_beans"),
-)
+    "balloons", "cd", "chart_and_stuffed_toy", "clay", "fake_and_real_beers", "fake_and_real_lemon_slices",
+    "fake_and_real_tomatoes", "feathers", "flowers", "hairs", "jelly_beans",
+)  # fmt: skip
 CAVE_TRAIN = (
-    *("beads", "cloth", "egyptian_statue", "face", "fake_and_real_food", "fake_and_real_lemons"),
-    *("fake_and_real_peppers", "fake_and_real_strawberries", "fake_and_real_sushi", "glass_tiles"),
-    *("oil_painting", "paints", "photo_and_face", "pompoms", "real_and_fake_apples", "real_and_fake_peppers"),
-    *("sponges", "stuffed_toys", "superballs", "thread_spools"),
-)
-CAVE_VAL = ("egyptian_statue", "thread_spools")
-"""Two of the 20 training scenes, unlike each other: dark and smooth, and bright with fine coloured texture."""
+    "beads", "cloth", "egyptian_statue", "face", "fake_and_real_food", "fake_and_real_lemons", "fake_and_real_peppers",
+    "fake_and_real_strawberries", "fake_and_real_sushi", "glass_tiles", "oil_painting", "paints", "photo_and_face",
+    "pompoms", "real_and_fake_apples", "real_and_fake_peppers", "sponges", "stuffed_toys", "superballs",
+    "thread_spools",
+)  # fmt: skip
+CAVE_VAL = ("egyptian_statue", "thread_spools")  # of these, one dark and smooth, one bright with fine coloured texture
 
 _DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on damaged PNGs
 
@@ -71,14 +70,12 @@ def load_cave(
         raise KAError(f"{root}: no CAVE scene found; give the folder that holds balloons_ms, beads_ms, …")
     if "watercolors" in bands:
         log.warning("watercolors left out: it is 8-bit RGBA in the download and in nobody's split")
-    missing = [name for name in chosen if name not in bands]
-    if missing:
+    if missing := [name for name in chosen if name not in bands]:
         cure = "train with hold_out=False" if split == "val" else "choose others with scenes=[…]"
         raise KAError(f"{root}: missing {', '.join(missing)}; download them, or {cure}")
     files = {name: bands[name] for name in chosen}
     _check_headers(files, degradation.ratio)
-    display = display_bands(CAVE_WAVELENGTHS, 31)
-    cave = CaveScenes(files, degradation)
+    cave, display = CaveScenes(files, degradation), display_bands(CAVE_WAVELENGTHS, 31)
     return SceneSet("cave", split, degradation, CAVE_WAVELENGTHS, display, ("R", "G", "B"), cave, NIKON_D700)
 
 
@@ -87,8 +84,7 @@ def find_bands(root: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for depth in range(4):
         for folder in sorted(root.glob("*/" * depth + "*_ms")):
-            bands = sorted(folder.glob("[!.]*_[0-9][0-9].png"))  # not the ._* files of a Mac
-            if bands:
+            if bands := sorted(folder.glob("[!.]*_[0-9][0-9].png")):  # not the ._* files of a Mac
                 files.setdefault(folder.name.removesuffix("_ms"), bands)
     return files
 

@@ -18,14 +18,11 @@ from ka.errors import KAError, unknown
 
 DATASETS = ("indian_pines", "cave", "h5")
 SPLITS = ("train", "val", "test")
-PROTOCOL = Degradation()
-"""The verified ×4 simulation."""
-
+PROTOCOL = Degradation()  # the verified ×4 simulation
+# The multispectral image of Indian Pines: plain averages over the ranges (nm) of Landsat TM bands 2 to 5
 BROAD_BANDS = (("green", 520, 600), ("red", 630, 690), ("NIR", 760, 900), ("SWIR", 1550, 1750))
-"""The multispectral image of Indian Pines: plain averages over the ranges (nm) of Landsat TM bands 2 to 5."""
-
+# First and end row, first and end column of each of its parts
 INDIAN_PINES_CUTS = {"train": (0, 112, 0, 96), "val": (112, 144, 0, 96), "test": (0, 144, 96, 144)}
-"""First and end row, first and end column of each part."""
 
 
 def load(
@@ -37,17 +34,15 @@ def load(
     scenes: Sequence[str] | None = None,
     hold_out_val: bool = False,
 ) -> SceneSet:
-    """Load one split of a dataset.
+    """Load one split (train, val, test) of a dataset, or those of its scenes that are named in `scenes`.
 
     Args:
         dataset: `indian_pines`, the embedded scene; `cave`, a folder of 16-bit PNGs as downloaded; or `h5`, the files
-            the field publishes (`GT`, `HSI_up`, `LRHSI`, `RGB`) or those that `write_h5` makes.
-        split: train, val or test. On CAVE "train" is all 20 training scenes (the study's protocol) and "val" two of
-            them, `ka.data.cave.CAVE_VAL`.
+            the field publishes (`GT`, `HSI_up`, `LRHSI`, `RGB`) or those that `prepare_cave.ipynb` makes.
+        split: on CAVE "train" is all 20 training scenes (the study's protocol), "val" two of them, `cave.CAVE_VAL`.
         root: folder of CAVE as downloaded (at any usual nesting); the folder of the published HDF5 files, or one such
             file, whatever the split; not used for indian_pines.
         degradation: how `lr` is simulated; of an HDF5 file it must state what the file holds.
-        scenes: names of the scenes wanted, out of those of the split; None for all.
         hold_out_val: leave `CAVE_VAL` out of CAVE's "train". Indian Pines' parts share no pixel anyway; those of HDF5
             files are as their makers cut them.
 
@@ -86,7 +81,6 @@ def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | 
     gt = np.ascontiguousarray(cube / 10000, dtype=np.float32)
     check_values(gt, name)
     srf = broad_bands(wavelengths, [(low, high) for _, low, high in BROAD_BANDS])
-    scene = observe(name, gt, srf, degradation)
-    display = display_bands(wavelengths, len(gt))
+    scene, display = observe(name, gt, srf, degradation), display_bands(wavelengths, len(gt))
     names = tuple(band for band, _, _ in BROAD_BANDS)
     return SceneSet("indian_pines", split, degradation, wavelengths, display, names, [scene], srf)

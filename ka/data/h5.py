@@ -1,10 +1,9 @@
-"""The HDF5 files that the field publishes, and ours in the same layout: reading, writing, checking.
+"""The HDF5 files that the field publishes, and those of `workbook.prepare_cave` in the same layout, read and checked.
 
 `GT` (rows, bands, h, w), `HSI_up` (the same), `LRHSI` (rows, bands, h/ratio, w/ratio), `RGB` (rows, channels, h, w),
 float in [0, 1].
 """
 
-import hashlib
 import json
 import math
 import os
@@ -18,11 +17,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from ka.data.patches import Patches
 from ka.data.scenes import Scene, SceneSet, check_values, choose, display_bands
 from ka.data.simulate import CAVE_WAVELENGTHS, Degradation
 from ka.errors import KAError
-from ka.files import replacing
 
 FIELDS = {"gt": "GT", "up": "HSI_up", "lr": "LRHSI", "msi": "RGB"}
 """A scene's arrays and their names in the files."""
@@ -71,7 +68,7 @@ def _bad_h5(path: str | Path, error: Exception) -> KAError:
 def load_h5(split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None) -> SceneSet:
     """The published file of a split in the folder `root`, or the file `root`; see `ka.data.load`."""
     path = _file_of(split, root, degradation.ratio)
-    shapes, attributes = _read_header(path)
+    shapes, attributes = read_header(path)
     n, bands, channels = _check_shapes(path, shapes, degradation.ratio)
     _check_degradation(path, attributes, degradation)
     names = _names(path, attributes, "scenes", n, [f"row {i}" for i in range(n)])
@@ -83,11 +80,10 @@ def load_h5(split: str, root: Path, degradation: Degradation, scenes: Sequence[s
     srf = _numbers(path, attributes, "srf", (channels, bands))
     chosen = set(choose(names, scenes, path.name))
 
-    def scene(row: int) -> Scene:
-        fields: dict[str, Any] = {key: LazyRow(str(path), name, row, shapes[key][1:]) for key, name in FIELDS.items()}
-        return Scene(names[row], **fields)
+    def field(key: str, row: int) -> Any:
+        return LazyRow(str(path), FIELDS[key], row, shapes[key][1:])
 
-    rows = [scene(row) for row in range(n) if names[row] in chosen]
+    rows = [Scene(name, **{key: field(key, i) for key in FIELDS}) for i, name in enumerate(names) if name in chosen]
     return SceneSet("h5", split, degradation, wavelengths, display_bands(wavelengths, bands), msi_names, rows, srf)
 
 
@@ -98,30 +94,28 @@ def _file_of(split: str, root: Path, ratio: int) -> Path:
     if not root.is_dir():
         raise KAError(f"{root}: no such file or folder; give an HDF5 file or the folder that holds them")
     pattern = "validation_*.h5" if split == "val" else f"{split}_cave(with_up)x{ratio}.h5"
-    paths = sorted(root.glob(pattern), key=lambda path: not path.stem.endswith(f"x{ratio}"))
-    if not paths:
-        there = ", ".join(sorted(path.name for path in root.glob("*.h5"))) or "none"
-        cure = ", or train with hold_out=False" if split == "val" else ""
-        raise KAError(f"{root}: no {pattern} (HDF5 files there: {there}); add it, give the path of a file{cure}")
-    return paths[0]
+    if paths := sorted(root.glob(pattern), key=lambda path: not path.stem.endswith(f"x{ratio}")):
+        return paths[0]
+    there = ", ".join(sorted(path.name for path in root.glob("*.h5"))) or "none"
+    cure = ", or train with hold_out=False" if split == "val" else ""
+    raise KAError(f"{root}: no {pattern} (HDF5 files there: {there}); add it, give the path of a file{cure}")
 
 
-def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Shapes of the fields, and the attributes of a file that `write_h5` made."""
+def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Shapes of the fields, and the attributes of a file that says its source."""
     try:
         with h5py.File(path, "r") as file:
-            lost = [name for name in FIELDS.values() if not isinstance(file.get(name), h5py.Dataset)]
-            if lost:
-                raise KAError(f"{path}: no field {', '.join(lost)}; give a file with {', '.join(FIELDS.values())}")
-            odd = [f"{name} {file[name].dtype}" for name in FIELDS.values() if file[name].dtype.kind not in "fiu"]
-            if odd:
-                raise KAError(f"{path}: {', '.join(odd)} are no numbers; write the file again")
-            shapes = {key: tuple(int(n) for n in file[name].shape or ()) for key, name in FIELDS.items()}
-            return shapes, dict(file.attrs) if "source_sha256" in file.attrs else {}
-    except KAError:
-        raise
+            found = {key: file[name] for key, name in FIELDS.items() if isinstance(file.get(name), h5py.Dataset)}
+            kinds = {FIELDS[key]: field.dtype for key, field in found.items()}
+            shapes = {key: tuple(int(n) for n in field.shape or ()) for key, field in found.items()}
+            attributes = dict(file.attrs) if "source_sha256" in file.attrs else {}
     except _DAMAGED as error:
         raise _bad_h5(path, error) from error
+    if lost := [name for name in FIELDS.values() if name not in kinds]:
+        raise KAError(f"{path}: no field {', '.join(lost)}; give a file with {', '.join(FIELDS.values())}")
+    if odd := [f"{name} {kind}" for name, kind in kinds.items() if kind.kind not in "fiu"]:
+        raise KAError(f"{path}: {', '.join(odd)} are no numbers; write the file again")
+    return shapes, attributes
 
 
 def _names(path: Path, attributes: Mapping[str, Any], key: str, count: int, otherwise: list[str]) -> list[str]:
@@ -177,91 +171,14 @@ def _memory() -> float:
         return math.inf
 
 
-def _made_with(degradation: Degradation) -> dict[str, Any]:
+def made_with(degradation: Degradation) -> dict[str, Any]:
+    """What a file says of its blur."""
     return {"blur_size": degradation.blur_size, "blur_sigma": degradation.blur_sigma, "offset": degradation.start}
 
 
 def _check_degradation(path: Path, attributes: Mapping[str, Any], degradation: Degradation) -> None:
     """Where a file names its blur and offset, they are the ones asked for."""
-    asked = _made_with(degradation)
+    asked = made_with(degradation)
     held = {key: attributes.get(key, asked[key]) for key in asked}
-    other = [f"{key} {value}" for key, value in held.items() if np.ndim(value) or value != asked[key]]
-    if other:
+    if other := [f"{key} {value}" for key, value in held.items() if np.ndim(value) or value != asked[key]]:
         raise KAError(f"{path}: was made with {', '.join(other)}, not {asked}; ask for what it holds, or make another")
-
-
-def source_hash(scene_set: SceneSet) -> str:
-    """SHA-256 over the truths of a set in order, as float32 bytes."""
-    digest = hashlib.sha256()
-    for scene in scene_set:
-        digest.update(np.ascontiguousarray(scene.gt[:], dtype="<f4").data)
-    return digest.hexdigest()
-
-
-def _attributes(source: Patches | SceneSet) -> dict[str, Any]:
-    """What a file says of its source."""
-    scenes = source.scene_set if isinstance(source, Patches) else source
-    attributes = {
-        "dataset": scenes.name,
-        "split": scenes.split,
-        "ratio": scenes.ratio,
-        "scenes": json.dumps([scene.name for scene in scenes]),
-        "source_sha256": source_hash(scenes),
-        "msi_names": json.dumps(scenes.msi_names),
-        "wavelengths": scenes.wavelengths,
-        "srf": scenes.srf,
-        **_made_with(scenes.degradation),
-    }
-    if isinstance(source, Patches):
-        attributes |= {"patch_size": source.size, "stride": source.stride}
-    return {key: value for key, value in attributes.items() if value is not None}
-
-
-def write_h5(path: str | Path, source: Patches | SceneSet, provenance: Mapping[str, Any]) -> None:
-    """Write scenes or patches in the published layout, float32, one chunk a row, whole or not at all.
-
-    One row is in memory at a time, beside the scenes themselves. Attributes: source hash, scene names, patch size and
-    stride, blur, offset, ratio and response, under the names that `load` reads, and those of `provenance` (strings or
-    numbers, such as the version of ka; none of the others).
-
-    Raises:
-        KAError: an attribute given twice, or the disk is full.
-    """
-    attributes = _attributes(source)
-    twice = sorted(set(attributes) & set(provenance))
-    if twice:
-        raise KAError(f"{path}: provenance names {', '.join(twice)}, which the file holds anyway; leave it out")
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        for i in range(len(source)):
-            row = source[i].load()
-            for key, name in FIELDS.items():
-                values = getattr(row, key)
-                if i == 0:
-                    file.create_dataset(name, (len(source), *values.shape), np.float32, chunks=(1, *values.shape))
-                file[name][i] = values
-        file.attrs.update({**attributes, **provenance})
-
-
-def check_h5(path: str | Path, source: Patches | SceneSet, rows: int = 16, seed: int = 0) -> None:
-    """Read random rows of a file back and compare them with their source, and its count and attributes.
-
-    Raises:
-        KAError: they differ, or the file cannot be read.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            attributes, counts = dict(file.attrs), {name: len(file[name]) for name in FIELDS.values()}
-    except (OSError, KeyError) as error:
-        raise _bad_h5(path, error) from error
-    for name, count in counts.items():
-        if count != len(source):
-            raise KAError(f"{path}: {name} has {count} rows, the source {len(source)}; write it again")
-    for key, value in _attributes(source).items():
-        if key not in attributes or not np.array_equal(attributes[key], value):
-            raise KAError(f"{path}: attribute {key} is {attributes.get(key)!r}, not {value!r}; write it again")
-    for i in np.random.default_rng(seed).permutation(len(source))[:rows]:
-        row = source[int(i)].load()
-        for key, name in FIELDS.items():
-            values = getattr(row, key)
-            if not np.array_equal(LazyRow(str(path), name, int(i), values.shape)[:], values):
-                raise KAError(f"{path}: {name}, row {i} differs from the source; write it again")

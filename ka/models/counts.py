@@ -38,11 +38,7 @@ class ParameterCount:
 
 
 def parameter_count(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> ParameterCount:
-    """Parameters of a variant; the global random state is left alone.
-
-    Raises:
-        KAError: unknown variant or impossible size.
-    """
+    """Parameters of a variant, errors as `build`; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         model = build(variant, n_bands, n_msi, dim)
     return ParameterCount(count_parameters(model), dead_parameters(variant, dim), count_parameters(deployed(model)))
@@ -55,11 +51,7 @@ def deployed(model: PSRT) -> PSRT:
 
 @cache
 def flops(name: str, dim: int = 48, size: int = 512, n_bands: int = 31, n_msi: int = 3) -> int:
-    """FLOPs of sharpening one image of size×size pixels, deployed; nothing is computed or allocated.
-
-    Raises:
-        KAError: unknown variant, impossible size.
-    """
+    """FLOPs of sharpening one image of size×size pixels, deployed, errors as `build`; nothing is really computed."""
     if size < 8:
         raise KAError(f"size={size} is smaller than one window; choose at least 8")
     with torch.device("meta"), torch.no_grad():

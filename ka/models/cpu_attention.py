@@ -10,6 +10,7 @@ Windows of 2×2 pixels are too small for matrix products of their own. They are 
 """
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -27,10 +28,9 @@ Lanes = Float[Tensor, "h d t n"]
 
 
 def in_bands(function: Callable[[Tokens], Tokens], x: Tokens) -> Tokens:
-    """function(x), on a CPU without gradients band by band.
+    """function(x), on a CPU without gradients band by band; `function` must not look beyond bands of 8 rows.
 
-    What is made on the way to it (4C numbers a pixel in an MLP) then stays in the cache and is not asked of the system
-    anew. `function` must not look beyond bands of 8 rows.
+    What is made on the way (4C numbers a pixel in an MLP) then stays in the cache and is not asked of the system anew.
     """
     b, h, w, _ = x.shape
     rows = BAND_ROWS * max(1, BAND // (b * w * BAND_ROWS))
@@ -47,18 +47,14 @@ def window_attention(x: Tokens, qkv: nn.Linear, proj: nn.Linear, window: int, he
 
     `qkv` makes queries, keys and values in this order, each by head; H and W are multiples of `window` (pixels a side).
     """
-    grid = {"b": x.shape[0], "i": x.shape[1] // window, "y": window, "x": window}
-    if window**2 <= IN_LANES:
-        pixels = rearrange(x, "b (i y) (j x) c -> (y x b i j) c", y=window, x=window)
-        channels = torch.addmm(qkv.bias[:, None], qkv.weight, pixels.T)
-        lanes = rearrange(channels, "(three h d) (t n) -> three h d t n", three=3, h=heads, t=window**2)
-        mixed = rearrange(_Attention.apply(lanes, True, scale), "h d t n -> (t n) (h d)")
-        return rearrange(proj(mixed), "(y x b i j) c -> b (i y) (j x) c", **grid)
-    pixels = rearrange(x, "b (i y) (j x) c -> (b i j y x) c", y=window, x=window)
-    channels = torch.addmm(qkv.bias[:, None], qkv.weight, pixels.T)
-    windows = rearrange(channels, "(three h d) (n t) -> three h d n t", three=3, h=heads, t=window**2)
-    mixed = rearrange(_Attention.apply(windows, False, scale), "h d n t -> (n t) (h d)")
-    return rearrange(proj(mixed), "(b i j y x) c -> b (i y) (j x) c", **grid)
+    lanes = window**2 <= IN_LANES
+    pixels, tokens = ("(y x b i j)", "t n") if lanes else ("(b i j y x)", "n t")
+    matrix = rearrange(x, f"b (i y) (j x) c -> {pixels} c", y=window, x=window)
+    channels = torch.addmm(qkv.bias[:, None], qkv.weight, matrix.T)
+    by_head = rearrange(channels, f"(three h d) ({tokens}) -> three h d {tokens}", three=3, h=heads, t=window**2)
+    mixed = rearrange(_Attention.apply(by_head, lanes, scale), f"h d {tokens} -> ({tokens}) (h d)")
+    size = {"b": x.shape[0], "i": x.shape[1] // window, "y": window, "x": window}
+    return rearrange(proj(mixed), f"{pixels} c -> b (i y) (j x) c", **size)
 
 
 class _Attention(torch.autograd.Function):
@@ -97,11 +93,10 @@ def _parts(qkv: Tensor, lanes: bool) -> Iterator[tuple[tuple[slice, ...], Tensor
     fitting = max(1, IN_CACHE // tokens**2)
     n = min(windows, fitting)
     h = fitting // n
-    for head in range(0, heads, h):
-        for window in range(0, windows, n):
-            part = (slice(head, head + h), *[slice(None)] * (axis - 1), slice(window, window + n))
-            q, k, v = qkv[:, *part].to(dtype)
-            yield part, q, k, v
+    for head, window in product(range(0, heads, h), range(0, windows, n)):
+        part = (slice(head, head + h), *[slice(None)] * (axis - 1), slice(window, window + n))
+        q, k, v = qkv[:, *part].to(dtype)
+        yield part, q, k, v
 
 
 def _softmax(scores: Tensor, dim: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The Kernel Attention (KA) layer, read top to bottom as the study's diagram.
 
-    window kernels → SA → parts.SE → global kernel → second convolution → fusion
+    window kernels → SA → SE → global kernel → second convolution → fusion
 
 Which parts a layer has is a row of `ka.models.variants`, the parts are in `ka.models.kernel_parts`; nothing here knows
 a variant by name. Kernels are tensors `s m o i u v`, see there.
@@ -28,11 +28,7 @@ from ka.models.variants import N_WINDOWS, Variant
 
 
 class KernelAttention(nn.Module):
-    """One KA layer on c channels (half of the embedding), made of the parts of `row`.
-
-    Raises:
-        KAError: `c` does not split into the 4 heads of kernel SA.
-    """
+    """One KA layer on c channels (half of the embedding), made of the parts of `row`; KAError if SA cannot split c."""
 
     def __init__(self, c: int, row: Variant) -> None:
         super().__init__()
@@ -56,8 +52,7 @@ class KernelAttention(nn.Module):
         """The kernels after each part that the row has, in order: (part, of the windows, global).
 
         Parts are "window kernels", "reweighting", "global kernel", "SA", "SE" and "widening"; a global kernel that is
-        made after SA comes after it. SA and SE treat the window kernels alone, or joined with the global kernel, as
-        the row says.
+        made after SA comes after it. SA treats the window kernels alone, or joined with the global kernel.
         """
         row = self.row
         assert self.window_kernels is not None, "an identity layer has no kernels"
@@ -98,15 +93,12 @@ class KernelAttention(nn.Module):
         return torch.cat([glob, windows] if self.row.global_first else [windows, glob], dim=1)
 
     def _split(self, kernels: Kernels) -> tuple[Kernels, Kernels]:
-        if self.row.global_first:
-            return kernels[:, 1:], kernels[:, :1]
-        return kernels[:, :-1], kernels[:, -1:]
+        return (kernels[:, 1:], kernels[:, :1]) if self.row.global_first else (kernels[:, :-1], kernels[:, -1:])
 
     def folded(self, x: Map) -> "tuple[Kernels | None, Kernels | None, Tensor | None]":
-        """What the layer does to `x`, folded: (a kernel per window, one for the image, the bias).
-
-        At most one of the two kernels is None.
-        """
+        """What the layer does to `x`, folded: (a kernel per window, one for the image, the bias)."""
+        if self.window_kernels is None:
+            return None, None, None
         windows, glob = self.kernels(x)
         if self.fusion is None:
             if self.row.second == "windows":
@@ -120,8 +112,6 @@ class KernelAttention(nn.Module):
         return windows, fold(cast(Tensor, glob), on_image), bias
 
     def forward(self, x: Map) -> Map:
-        if self.window_kernels is None:
-            return x
         return apply_folded(x, *self.folded(x), activation=self.row.activation)
 
 
@@ -137,9 +127,11 @@ def fold(kernels: Kernels, fusion: Float[Tensor, "c mo"]) -> Kernels:
 def apply_folded(
     x: Map, windows: Kernels | None, image: Kernels | None, bias: Tensor | None, activation: bool = False
 ) -> Map:
-    """The second convolution: each window by its own kernel, the image by one, summed; then bias and GELU."""
+    """The second convolution: each window by its kernel, the image by its own, summed; bias, GELU. No kernels: `x`."""
     results = [] if windows is None else [convolve_windows(x, windows)]
     results += [] if image is None else [convolve(x, image[:, 0])]
+    if not results:
+        return x
     y = reduce(torch.add, results)
     if bias is not None:
         y = y + bias[:, None, None].to(y.dtype)
@@ -149,7 +141,7 @@ def apply_folded(
 def convolve(x: Map, kernel: Float[Tensor, "s o i u v"]) -> Map:
     """k×k convolution, stride 1, zero padding, no bias; one kernel for all samples, or one each (groups)."""
     pad = kernel.shape[-1] // 2
-    if kernel.shape[0] == 1:
+    if len(kernel) == 1:
         return F.conv2d(x, kernel[0], padding=pad)
     one_image, filters = rearrange(x, "b c h w -> 1 (b c) h w"), rearrange(kernel, "b o i u v -> (b o) i u v")
     y = F.conv2d(one_image, filters, padding=pad, groups=len(x))
@@ -165,10 +157,8 @@ def convolve_windows(x: Map, kernels: Kernels) -> Map:
 class FoldedKernelAttention(nn.Module):
     """A trained KA layer whose kernels do not depend on the image, as plain convolution weights.
 
-    Same output as the layer it was made from, without SA, SE, global kernel and fusion.
-
-    Raises:
-        KAError: the variant is adaptive; its kernels differ for every image and cannot be stored.
+    Same output as the layer it was made from, without SA, SE, global kernel and fusion. KAError if the variant is
+    adaptive: its kernels differ for every image and cannot be stored.
     """
 
     def __init__(self, layer: KernelAttention) -> None:
@@ -176,13 +166,9 @@ class FoldedKernelAttention(nn.Module):
         if layer.row.adaptive:
             raise KAError(f"{layer.row.name} cannot be folded: its kernels depend on the image; use it as it is")
         self.activation = layer.row.activation
-        folded: tuple[Tensor | None, ...] = (None, None, None)
-        if layer.window_kernels is not None:
-            with torch.no_grad():
-                folded = layer.folded(next(layer.parameters()).new_empty(0))  # static kernels need no image
+        with torch.no_grad():
+            folded = layer.folded(torch.empty(0))  # static kernels need no image
         self.windows, self.image, self.bias = (None if t is None else nn.Parameter(t.clone()) for t in folded)
 
     def forward(self, x: Map) -> Map:
-        if self.windows is None and self.image is None:
-            return x
         return apply_folded(x, self.windows, self.image, self.bias, self.activation)

@@ -7,6 +7,7 @@ row-major, and the global kernel), output channel, input channel, and the k×k t
 import math
 from collections.abc import Callable
 from functools import reduce
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -32,10 +33,7 @@ def unquadrants(windows: Float[Tensor, "b m c y x"]) -> Map:
 
 
 class Pointwise(nn.Linear):
-    """A 1×1 convolution of the last axis, which starts as one: PyTorch's default weight, bias 0.
-
-    (Linear layers start from N(0, 0.01²) instead, see `ka.models.psrt.init_weights`.)
-    """
+    """A 1×1 convolution of the last axis; its start is that of a convolution (default weight, bias 0), no Linear's."""
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -73,10 +71,8 @@ class PooledKernels(nn.Module):
 
 
 def bins(n: int, k: int, like: Tensor) -> Float[Tensor, "k n"]:
-    """Adaptive average pooling of n pixels to k as a matrix: bin i averages pixels ⌊i·n/k⌋ … ⌈(i+1)·n/k⌉ - 1.
-
-    PyTorch's own pooling has no reproducible gradient on CUDA.
-    """
+    """Adaptive average pooling of n pixels to k as a matrix: bin i averages pixels ⌊i·n/k⌋ … ⌈(i+1)·n/k⌉ - 1."""
+    # PyTorch's own pooling has no reproducible gradient on CUDA
     pixel, i = torch.arange(n, device=like.device), torch.arange(k, device=like.device)[:, None]
     weight = ((pixel >= i * n // k) & (pixel < -(-(i + 1) * n // k))).to(like.dtype)
     return weight / weight.sum(1, keepdim=True)
@@ -105,16 +101,11 @@ class Reweight(nn.Module):
 def mean_response(windows: Float[Tensor, "b m i y x"], kernels: Float[Tensor, "m o i u v"]) -> Float[Tensor, "b m o"]:
     """Mean over each window of its convolution by its own kernel (stride 1, zero padding), without convolving.
 
-    The mean of a convolution is the kernel times the mean of the shifted window, and a shift by one pixel only drops
-    a border row or column: k² sums serve every output channel.
+    It is the kernel times the means of the shifted window (a shift drops border rows or columns): k² sums in all.
     """
     (h, w), k = windows.shape[-2:], kernels.shape[-1]
-    shifts = range(-(k // 2), k // 2 + 1)
-    sums = [
-        windows[..., max(dy, 0) : h + min(dy, 0), max(dx, 0) : w + min(dx, 0)].sum((-2, -1))
-        for dy in shifts
-        for dx in shifts
-    ]
+    shifts = product(range(-(k // 2), k // 2 + 1), repeat=2)
+    sums = [windows[..., max(y, 0) : h + min(y, 0), max(x, 0) : w + min(x, 0)].sum((-2, -1)) for y, x in shifts]
     taps = rearrange(sums, "(u v) b m i -> b m i u v", u=k) / (h * w)
     return einsum(taps, kernels, "b m i u v, m o i u v -> b m o")
 
@@ -148,11 +139,8 @@ class KernelSA(nn.Module):
     def forward(self, kernels: Kernels) -> Kernels:
         s, m, _, _, u, v = kernels.shape
         heads = self.heads(kernels)
-        mixed = []
-        if self.among != "channels":
-            mixed.append(F.scaled_dot_product_attention(*heads))
-        if self.among != "taps":
-            mixed.append(F.scaled_dot_product_attention(*heads.mT).mT)
+        mixed = [] if self.among == "channels" else [F.scaled_dot_product_attention(*heads)]
+        mixed += [] if self.among == "taps" else [F.scaled_dot_product_attention(*heads.mT).mT]
         taps = self.proj(rearrange(reduce(torch.add, mixed), "(s o) h t d -> s o t (h d)", s=s))
         return rearrange(taps, "s o (m u v) i -> s m o i u v", m=m, u=u, v=v)
 
@@ -173,12 +161,8 @@ class SE(nn.Module):
         return self.excite[group](F.relu(self.squeeze[group](mean))).sigmoid()
 
     def forward(self, kernels: Kernels) -> Kernels:
-        mean = kernels.mean((-2, -1))
-        if len(self.squeeze) == 1:
-            gate = self.gate(mean, 0)
-        else:
-            gate = torch.stack([self.gate(mean[:, m], m) for m in range(len(self.squeeze))], dim=1)
-        return kernels * gate[..., None, None]
+        means = kernels.mean((-2, -1)).chunk(len(self.squeeze), dim=1)
+        return kernels * torch.cat([self.gate(mean, m) for m, mean in enumerate(means)], dim=1)[..., None, None]
 
 
 class GlobalKernel(nn.Module):
@@ -193,11 +177,8 @@ class GlobalKernel(nn.Module):
         return rearrange(self.mix(taps), "s o u v i -> s 1 o i u v")
 
 
-# How pooled kernels (s m 1 i u v) get an output axis
-
-
 class LinearWidening(nn.Module):
-    """Learned per tap: c → c², output major."""
+    """The output axis that pooled kernels (s m 1 i u v) lack, learned per tap: c → c², output major."""
 
     def __init__(self, c: int) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ka.errors import KAError
+from ka.errors import KAError, is_whole
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, Start
 from ka.models.cpu_attention import in_bands, window_attention
@@ -92,19 +92,17 @@ def unshuffle(x: Tokens, window: int) -> Tokens:
 
 
 class Layer(nn.Module):
-    """A window-attention layer; with a KA row, attention takes the first half of the channels and KA the second.
+    """A window-attention layer: x = x + [attention, KA](LN1(x)), then x = x + MLP(LN2(x)).
 
-    x = x + [attention, KA](LN1(x));  x = x + MLP(LN2(x))
-
-    `move` shifts pixels after LN1 and is never undone: what made the study's PSRT misaligned.
+    With a KA row, attention takes the first half of the channels and KA the second; else attention takes all. `move`
+    shifts pixels after LN1 and is never undone: what made the study's PSRT misaligned.
     """
 
     def __init__(self, dim: int, window: int, row: Variant, move: Callable[[Tokens, int], Tokens] | None) -> None:
         super().__init__()
         self.window, self.move = window, move
         self.norm1 = nn.LayerNorm(dim)
-        attended, heads = (dim // 2, 4) if row.has_ka else (dim, 8)
-        self.attn = WindowAttention(attended, window, heads)
+        self.attn = WindowAttention(dim // 2, window, 4) if row.has_ka else WindowAttention(dim, window, 8)
         self.ka: nn.Module | None = KernelAttention(dim // 2, row) if row.has_ka else None
         self.layernorm = row.layernorm
         self.norm2 = nn.LayerNorm(dim)
@@ -117,11 +115,9 @@ class Layer(nn.Module):
         if self.ka is None:
             x = x + self.attn(y)
         else:
-            y_wa, y_ka = y.chunk(2, dim=-1)
-            if not self.layernorm:
-                y_ka = x.chunk(2, dim=-1)[1]
-            ka = self.ka(rearrange(y_ka, "b h w c -> b c h w"))
-            x = x + torch.cat([self.attn(y_wa), rearrange(ka, "b c h w -> b h w c")], dim=-1)
+            for_attention, for_ka = y.chunk(2, dim=-1)[0], (y if self.layernorm else x).chunk(2, dim=-1)[1]
+            ka = self.ka(rearrange(for_ka, "b h w c -> b c h w"))
+            x = x + torch.cat([self.attn(for_attention), rearrange(ka, "b c h w -> b h w c")], dim=-1)
         return x + self.mlp(self.norm2(x))
 
 
@@ -150,19 +146,14 @@ class SaRBlock(nn.Module):
 class PSRT(nn.Module):
     """The network of one variant: concat(up, msi) → head → two PSRT blocks → tail → LeakyReLU(0.2) → + up.
 
-    Args:
-        row: the variant.
-        n_bands, n_msi: bands of the LR-HSI, and of the HR-MSI (3 for RGB).
-        dim: embedding width C; a multiple of 8 (8 heads, or 4 + 4 in the halves of a KA layer).
-
-    Raises:
-        KAError: a size that cannot be built, before anything is allocated.
+    `n_bands` and `n_msi` are bands of the LR-HSI and of the HR-MSI; `dim`, the width C, is a multiple of 8 (8 heads, or
+    4 + 4 in the halves of a KA layer). KAError, before anything is allocated, for a size that cannot be built.
     """
 
     def __init__(self, row: Variant, n_bands: int = 31, n_msi: int = 3, dim: int = 48) -> None:
         super().__init__()
         for name, value in (("n_bands", n_bands), ("n_msi", n_msi), ("dim", dim)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise KAError(f"{name}={value!r} is not a positive whole number")
         if dim % 8:
             raise KAError(f"dim={dim} does not split into 8 heads; choose a multiple of 8 (the study: 32, 48, 64)")
@@ -170,9 +161,8 @@ class PSRT(nn.Module):
         self.start: Start = Bicubic()  # what makes `up`, and what is done to the output, of whole scenes (`ka.Network`)
         self.consistency: Consistency | None = None
         self.head = nn.Conv2d(n_bands + n_msi, dim, 3, padding=1)
-        self.blocks = nn.Sequential(
-            *(nn.Sequential(*(SaRBlock(dim, window, row) for window in WINDOWS)) for _ in range(N_BLOCKS))
-        )
+        blocks = [nn.Sequential(*(SaRBlock(dim, window, row) for window in WINDOWS)) for _ in range(N_BLOCKS)]
+        self.blocks = nn.Sequential(*blocks)
         self.tail = nn.Conv2d(dim, n_bands, 3, padding=1)
         init_weights(self)
 
@@ -182,21 +172,10 @@ class PSRT(nn.Module):
         """The sharpened image, in the units of `up` ([0, 1] in training; neither input nor output is clipped).
 
         `up` is the image that the network starts from (`self.start`), of the size of the HR-MSI `msi`. H and W may be
-        anything: edges are replicated to a multiple of 8 inside, and cropped from the result.
-
-        Raises:
-            KAError: band counts or sizes do not fit.
+        anything: edges are replicated to a multiple of 8 inside, and cropped from the result. KAError if bands or sizes
+        do not fit.
         """
-        if up.ndim != 4 or msi.ndim != 4 or up.shape[1] != self.n_bands or msi.shape[1] != self.n_msi:
-            raise KAError(
-                f"up {tuple(up.shape)} and msi {tuple(msi.shape)} do not fit this model: "
-                f"(b, {self.n_bands}, h, w) and (b, {self.n_msi}, h, w) are expected"
-            )
-        if up.shape[0] != msi.shape[0] or up.shape[2:] != msi.shape[2:]:
-            raise KAError(
-                f"up {tuple(up.shape)} and msi {tuple(msi.shape)} differ in batch or image size; "
-                "upsample the LR-HSI to the size of the HR-MSI first (ka.data.bicubic)"
-            )
+        self._check(tuple(up.shape), tuple(msi.shape))
         h, w = up.shape[2:]
         x = torch.cat([up, msi], dim=1)
         if h % WINDOWS[0] or w % WINDOWS[0]:
@@ -205,6 +184,14 @@ class PSRT(nn.Module):
         x = self.tail(rearrange(self.blocks(x), "b h w c -> b c h w"))[..., :h, :w]
         return F.leaky_relu(x, 0.2) + up
 
+    def _check(self, up: tuple[int, ...], msi: tuple[int, ...]) -> None:
+        if len(up) != 4 or len(msi) != 4 or (up[1], msi[1]) != (self.n_bands, self.n_msi):
+            expected = f"(b, {self.n_bands}, h, w) and (b, {self.n_msi}, h, w) are expected"
+            raise KAError(f"up {up} and msi {msi} do not fit this model: {expected}")
+        if (up[0], *up[2:]) != (msi[0], *msi[2:]):
+            cure = "upsample the LR-HSI to the size of the HR-MSI first (ka.data.bicubic)"
+            raise KAError(f"up {up} and msi {msi} differ in batch or image size; {cure}")
+
     def layers(self) -> list[Layer]:
         """The 18 layers, in the order in which they run (`LAYERS` names them)."""
         return [module for module in self.modules() if isinstance(module, Layer)]
@@ -212,10 +199,8 @@ class PSRT(nn.Module):
     def fold(self) -> "PSRT":
         """A copy for inference whose KA layers are plain 3×3 convolutions (one per quadrant for kav2–kav4).
 
-        Same output, fewer parameters. Models without KA are copied as they are.
-
-        Raises:
-            KAError: the variant's kernels depend on the image (kav1, kav9, kav17, kav18).
+        Same output, fewer parameters. Models without KA are copied as they are. KAError if the variant's kernels depend
+        on the image (kav1, kav9, kav17, kav18).
         """
         folded = copy.deepcopy(self)
         for layer in folded.layers():
@@ -225,12 +210,9 @@ class PSRT(nn.Module):
 
 
 def init_weights(model: nn.Module) -> None:
-    """Start values as published: Linear weights N(0, 0.01²), convolution biases 0, all else PyTorch's default.
-
-    (1×1 convolutions of KA start themselves, see `Pointwise`.)
-    """
+    """Start values as published: Linear weights N(0, 0.01²), convolution biases 0, all else PyTorch's default."""
     for module in model.modules():
-        if isinstance(module, nn.Linear) and not isinstance(module, Pointwise):
+        if isinstance(module, nn.Linear) and not isinstance(module, Pointwise):  # Pointwise starts itself
             nn.init.normal_(module.weight, std=0.01)
         elif isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)

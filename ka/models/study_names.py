@@ -6,6 +6,7 @@ by one; those that no output depended on are left out by name, and counted here.
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import torch
 from einops import rearrange
@@ -16,7 +17,6 @@ from ka.models.psrt import N_BLOCKS, WINDOWS
 from ka.models.variants import KERNEL_SIZE, N_WINDOWS, VARIANTS, Variant, variant
 
 StateDict = Mapping[str, Tensor]
-
 
 #: Parts of the study's KA layer that no output depended on: the pattern of their weights' names, and how many
 #: parameters they are for c channels.
@@ -53,19 +53,18 @@ _ENDS = {"w.conv": "head", "conv.0": "tail"}
 def dead_parameters(name: str, dim: int = 48, n_layers: int = 18) -> int:
     """Parameters of the study's module that no output depended on; 0 for rows of our own, which it did not have.
 
-    Every SaR block (three layers) also constructed two LayerNorms that no forward used. For kav12 … kav19 the second
-    report prints no counts, so their number here is what its modules are known to have held, not a match.
+    For kav12 … kav19 the second report prints no counts, so their number here is what its modules are known to have
+    held, not a match.
     """
     row = variant(name)
-    unused_norms = (n_layers // 3) * 2 * 2 * dim
+    unused_norms = (n_layers // 3) * 2 * 2 * dim  # two LayerNorms in every SaR block, of three layers
     return 0 if row.ours else unused_norms + n_layers * sum(DEAD_PARTS[part][1](dim // 2) for part in row.dead)
 
 
 def readings(state: StateDict, where: str) -> dict[str, dict[str, Tensor]]:
     """What a state dict under the study's names may be: variant → its weights under our names.
 
-    Raises:
-        KAError: it is no KA layer's and not the published PSRT either.
+    KAError if it holds no KA layer and is not the published PSRT either.
     """
     is_ka = any(".KernelAttention." in key for key in state)
     if not is_ka and not any(re.search(r"layers\.\d\.layers\.\d\.norm[23]\.", key) for key in state):
@@ -75,24 +74,19 @@ def readings(state: StateDict, where: str) -> dict[str, dict[str, Tensor]]:
         dead = [rf"KernelAttention\.{DEAD_PARTS[part][0]}$" for part in row.dead]
         whole = all(any(re.search(pattern, key) for key in state) for pattern in dead)
         if not row.ours and row.has_ka == is_ka and row.shuffle != "aligned" and whole:
-            try:
+            with suppress(KAError):
                 possible[row.name] = study_keys(state, row, where)
-            except KAError:
-                continue
     return possible
 
 
 def study_keys(state: StateDict, row: Variant, where: str = "the state dict") -> dict[str, Tensor]:
     """The study's (and the published) names of a network's weights, as ours.
 
-    Raises:
-        KAError: a row that the study never had; a name that is neither a part of this variant nor dead.
+    KAError for a row that the study never had, and a name that is neither a part of this variant nor dead.
     """
     if row.ours:
-        raise KAError(
-            f"{where} lacks head.weight, so it is not this workbook's, and others never had {row.name}; "
-            "name their variant"
-        )
+        others = f"others never had {row.name}; name their variant"
+        raise KAError(f"{where} lacks head.weight, so it is not this workbook's, and {others}")
     ours: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Tensor]] = {}
     strange = []
@@ -118,9 +112,8 @@ def study_keys(state: StateDict, row: Variant, where: str = "the state dict") ->
 def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer") -> dict[str, Tensor]:
     """Names of one KA layer's weights of the study, as ours; its dead weights are left out.
 
-    Raises:
-        KAError: a name that is neither a part of this variant nor one of the study's dead weights; window kernels or
-            a gate of a shape that cannot be theirs.
+    KAError for a name that is neither a part of this variant nor dead, and for window kernels or a gate of a shape that
+    cannot be theirs.
     """
     ours: dict[str, Tensor] = {}
     windows: dict[int, Tensor] = {}
@@ -144,10 +137,10 @@ def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer")
         else:
             strange.append(key)
     _refuse(strange, row, where)
+    for m, value in windows.items():
+        if value.shape != windows[min(windows)].shape:
+            raise _misshapen(where, f"convlayers.{m}.conv.weight", value, "the shape of the other windows")
     if windows:
-        for m, value in windows.items():
-            if value.shape != windows[min(windows)].shape:
-                raise _misshapen(where, f"convlayers.{m}.conv.weight", value, "the shape of the other windows")
         ours["window_kernels.weight"] = torch.stack([windows[m] for m in sorted(windows)])
     return ours | _reweight_keys(reweight, where)
 
@@ -167,8 +160,7 @@ def _reweight_keys(weights: StateDict, where: str) -> dict[str, Tensor]:
     """The gate of kav17 and kav18: its parts are told apart by their shapes (c→1 per window, n→4n, 4n→n)."""
     ours: dict[str, Tensor] = {}
     squeeze: list[tuple[Tensor, Tensor]] = []
-    expand = (4 * N_WINDOWS, N_WINDOWS)
-    names: dict[tuple[int, ...], str] = {expand: "reweight.expand", expand[::-1]: "reweight.contract"}
+    names = {(4 * N_WINDOWS, N_WINDOWS): "reweight.expand", (N_WINDOWS, 4 * N_WINDOWS): "reweight.contract"}
     for stem in sorted({key.rpartition(".")[0] for key in weights}):
         weight, bias = weights.get(f"{stem}.weight"), weights.get(f"{stem}.bias")
         if weight is None or bias is None:
@@ -177,7 +169,7 @@ def _reweight_keys(weights: StateDict, where: str) -> dict[str, Tensor]:
             shapes = f"(n, m) and its bias (n,), not {tuple(bias.shape)}"
             raise _misshapen(where, f"wink_reweight.{stem}.weight", weight, shapes)
         matrix = weight.flatten(1)
-        if name := names.get(tuple(matrix.shape)):
+        if name := names.get((len(matrix), matrix.shape[1])):
             put(ours, f"{name}.weight", matrix, f"wink_reweight.{stem}.weight", where)
             ours[f"{name}.bias"] = bias
         else:
@@ -190,9 +182,7 @@ def _reweight_keys(weights: StateDict, where: str) -> dict[str, Tensor]:
 def put(state: dict[str, Tensor], name: str, value: Tensor, key: str, where: str) -> None:
     """Enter a weight under our name; two of one name are an error, not a matter of order."""
     if name in state:
-        raise KAError(
-            f"{where}: unexpected {key}, as another weight is {name} already; remove the one that is not used"
-        )
+        raise KAError(f"{where}: unexpected {key}, as another weight is {name} already; remove the one not used")
     state[name] = value
 
 

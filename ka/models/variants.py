@@ -11,18 +11,8 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
-from ka.errors import KAError, unknown
+from ka.errors import KAError, is_whole, unknown
 
-Shuffle = Literal["none", "aligned", "misaligned"]
-Kernels = Literal["", "identity", "learned", "reweighted", "pooled"]
-KernelSet = Literal["", "windows", "windows+global", "global+windows", "scrambled"]
-Among = Literal["taps", "channels", "both"]
-SE = Literal["", "shared", "per window"]
-GlobalSE = Literal["", "shared", "own"]
-Global = Literal["", "raw", "attended"]
-Second = Literal["image", "windows", "windows+image", "global"]
-Widen = Literal["", "linear", "repeat", "repeat+affine", "outer", "depthwise"]
-Mixes = tuple[Literal["fusion", "global"], ...]
 DeadPart = Literal[
     "conv_bias", "norm", "layernorm", "kernels", "sa", "shared_se", "window_se", "global_se", "global", "fusion2",
     "reweight",
@@ -31,65 +21,49 @@ DeadPart = Literal[
 N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
 KERNEL_SIZE = 3  # of every row that does not say otherwise
 
-
 _NO_KA = {"name", "kernels", "shuffle", "ours"}
-_IDENTITY = _NO_KA | {"layernorm", "dead"}
+_USED = {"": _NO_KA, "identity": _NO_KA | {"layernorm", "dead"}}  # the few fields that matter to these kernels
 
 
 @dataclass(frozen=True)
 class Variant:
     """One model of the study as parts, in the order in which a KA layer applies them.
 
-    Attributes:
-        name: key of the table.
-        shuffle: PSRT's spatial shuffle around L2 (only `psrt`, `psrt_misaligned`).
-        kernels: where window kernels come from. `""`: no KA branch, window attention on all channels. `identity`:
-            the branch returns its input. `learned`: weights. `reweighted`: weights times a gate per sample and
-            window. `pooled`: each window of the input, pooled to k×k, per sample.
-        n_windows: kernels of the window set: one per quadrant, or a single one (an ordinary convolution).
-        size: taps k a side, odd.
-        layernorm: the KA branch sees LN1's output, as window attention does; else the layer's input as it is.
-        normal_init: learned kernels start from N(0, 1) instead of PyTorch's convolution init.
-        sa: self-attention over kernel taps, and over which set: the window kernels, or these joined with the global
-            kernel (in that order). `scrambled`: as global+windows, with the axes traded that KAv8 traded.
-        sa_among: what attends to what: the taps of a filter's kernels, the input channels of each head, or both.
-        se: squeeze-and-excitation of the window kernels, one module for all windows or one each.
-        widen: how pooled kernels (no output axis) get one, after SA and SE.
-        global_from: global kernel made from the raw (or reweighted) window kernels, or from those after SA.
-        global_bias: bias of the 1×1 convolution that makes the global kernel.
-        global_se: SE of the global kernel: the one of `se="shared"`, or its own.
-        second: what the second convolution runs on: the image with every kernel; each window with its own kernel;
-            windows with theirs and the image with the global kernel; the image with the global kernel alone.
-        bias: of the second convolution, where it is a single one on the image (the study has none).
-        activation: GELU after the second convolution and its fusion, where there is one.
-        linear: 1×1 mixes that the study built as Linear (they start from N(0, 0.01²)), not as a convolution.
-        dead: parts of the study's layer that no output depended on (`ka.models.study_names.DEAD_PARTS`).
-        ours: a row that neither report has, to be compared with the row that it changes.
-
     Raises:
         KAError: a value that is unknown, or one that would be ignored: a new row fails here and not in training.
     """
 
-    name: str
-    shuffle: Shuffle = "none"
-    kernels: Kernels = ""
-    n_windows: int = N_WINDOWS
-    size: int = KERNEL_SIZE
-    layernorm: bool = True
-    normal_init: bool = False
-    sa: KernelSet = ""
-    sa_among: Among = "taps"
-    se: SE = ""
-    widen: Widen = ""
-    global_from: Global = ""
-    global_bias: bool = True
-    global_se: GlobalSE = ""
-    second: Second = "image"
-    bias: bool = False
-    activation: bool = False
-    linear: Mixes = ()
-    dead: tuple[DeadPart, ...] = ()
-    ours: bool = False
+    name: str  # key of the table
+    # PSRT's spatial shuffle around L2 (only `psrt`, `psrt_misaligned`)
+    shuffle: Literal["none", "aligned", "misaligned"] = "none"
+    # Where window kernels come from. "": no KA branch, window attention on all channels. identity: the branch returns
+    # its input. learned: weights. reweighted: weights times a gate per sample and window. pooled: each window of the
+    # input, pooled to k×k, per sample.
+    kernels: Literal["", "identity", "learned", "reweighted", "pooled"] = ""
+    n_windows: int = N_WINDOWS  # kernels of the window set: one per quadrant, or a single one (ordinary convolution)
+    size: int = KERNEL_SIZE  # taps k a side, odd
+    layernorm: bool = True  # the KA branch sees LN1's output, as window attention does; else the layer's input as it is
+    normal_init: bool = False  # learned kernels start from N(0, 1) instead of PyTorch's convolution init
+    # Self-attention over kernel taps, and over which set: the window kernels, or these joined with the global kernel
+    # (in that order). scrambled: as global+windows, with the axes traded that KAv8 traded.
+    sa: Literal["", "windows", "windows+global", "global+windows", "scrambled"] = ""
+    # What attends to what: the taps of a filter's kernels, the input channels of each head, or both
+    sa_among: Literal["taps", "channels", "both"] = "taps"
+    se: Literal["", "shared", "per window"] = ""  # squeeze-and-excitation of window kernels: one module, or one each
+    # How pooled kernels (no output axis) get one, after SA and SE
+    widen: Literal["", "linear", "repeat", "repeat+affine", "outer", "depthwise"] = ""
+    global_from: Literal["", "raw", "attended"] = ""  # window kernels it is made of: raw (or reweighted), or after SA
+    global_bias: bool = True  # of the 1×1 convolution that makes the global kernel
+    global_se: Literal["", "shared", "own"] = ""  # SE of the global kernel: the one of `se="shared"`, or its own
+    # What the second convolution runs on: the image with every kernel; each window with its own kernel; windows with
+    # theirs and the image with the global kernel; the image with the global kernel alone
+    second: Literal["image", "windows", "windows+image", "global"] = "image"
+    bias: bool = False  # of the second convolution, where it is a single one on the image (the study has none)
+    activation: bool = False  # GELU after the second convolution and its fusion, where there is one
+    # 1×1 mixes that the study built as Linear (they start from N(0, 0.01²)), not as a convolution
+    linear: tuple[Literal["fusion", "global"], ...] = ()
+    dead: tuple[DeadPart, ...] = ()  # what no output depended on in the study's layer: `study_names.DEAD_PARTS`
+    ours: bool = False  # a row that neither report has, to be compared with the row that it changes
 
     def __post_init__(self) -> None:
         for name, choices in _choices().items():
@@ -103,16 +77,14 @@ class Variant:
 
     def _nonsense(self) -> dict[str, bool]:
         """What a row must not say, and whether this one does."""
-        kept = {"": _NO_KA, "identity": _IDENTITY}.get(self.kernels)
+        kept = _USED.get(self.kernels)
         idle = [f.name for f in fields(self) if kept and f.name not in kept and getattr(self, f.name) != f.default]
         of_global = self.sa not in ("", "windows") or self.global_se or not self.global_bias or "global" in self.linear
         unmixed = self.kernels == "learned" and self.second == "image" and not (self.sa or self.se or self.global_from)
         return {
             f"kernels={self.kernels!r} leaves nothing for {', '.join(idle)} to change": bool(idle),
             "there are as many windows as quadrants (4), or one": self.n_windows not in (1, N_WINDOWS),
-            "`size` is an odd number of taps a side": not isinstance(self.size, int)
-            or self.size < 1
-            or not self.size % 2,
+            "`size` is an odd number of taps a side": not (is_whole(self.size) and self.size > 0 and self.size % 2),
             "a single window kernel is learned, on the image, and not mixed": self.n_windows == 1 and not unmixed,
             "only a single convolution has a bias (else the fusion's serves all)": self.bias and self.n_windows != 1,
             "only learned kernels start from `normal_init`": self.normal_init and self.kernels == "pooled",
@@ -124,9 +96,8 @@ class Variant:
             "a global kernel of pooled kernels is not defined": self.kernels == "pooled" and bool(self.global_from),
             "a global kernel made after SA needs `sa=windows`": self.global_from == "attended" and self.sa != "windows",
             "`second` would throw the global kernel away": self.second == "windows" and bool(self.global_from),
-            "a second convolution by the global kernel alone would throw SE (or SA) of window kernels away": (
-                self.second == "global" and bool(self.se or (self.sa == "windows" and self.global_from == "raw"))
-            ),
+            "`second` by the global kernel alone throws SE or SA of window kernels away": self.second == "global"
+            and bool(self.se or (self.sa == "windows" and self.global_from == "raw")),
             "there is no fusion to be `linear`": "fusion" in self.linear and not self.has_fusion,
             "rows of our own hold nothing dead": self.ours and bool(self.dead),
         }
@@ -187,18 +158,15 @@ def _rows() -> Iterator[Variant]:
     yield Variant("psrt_noshuffle")
 
     # Pooled kernels.
-    kav1 = Variant(
-        "kav1", kernels="pooled", sa="windows", se="shared", widen="linear", linear=("fusion",), dead=("norm",)
-    )
+    kav1 = Variant("kav1", kernels="pooled", sa="windows", se="shared", widen="linear", linear=("fusion",),
+                   dead=("norm",))  # fmt: skip
     kav9 = replace(kav1, name="kav9", widen="repeat+affine", dead=())
     # Second convolution on windows.
-    kav3 = Variant(
-        "kav3", kernels="learned", sa="windows", se="per window", second="windows", dead=("conv_bias", "norm")
-    )
+    kav3 = Variant("kav3", kernels="learned", sa="windows", se="per window", second="windows",
+                   dead=("conv_bias", "norm"))  # fmt: skip
     kav2 = replace(kav3, name="kav2", se="shared", dead=("conv_bias", "norm", "layernorm"))
-    kav4 = replace(
-        kav3, name="kav4", global_from="attended", global_se="own", second="windows+image", linear=("fusion",)
-    )
+    kav4 = replace(kav3, name="kav4", global_from="attended", global_se="own", second="windows+image",
+                   linear=("fusion",))  # fmt: skip
     # Global kernel alone on the image.
     kav5 = Variant("kav5", kernels="learned", global_from="raw", global_se="own", second="global",
                    dead=("conv_bias", "norm", "window_se", "sa", "fusion2"))  # fmt: skip
@@ -260,11 +228,7 @@ VARIANTS: dict[str, Variant] = {row.name: row for row in _rows()}
 
 
 def variant(name: str) -> Variant:
-    """The row of a variant.
-
-    Raises:
-        KAError: no such variant; the message names the nearest, and lists those there are.
-    """
+    """The row of a variant; a KAError that names the nearest and lists all where there is none of that name."""
     try:
         return VARIANTS[name]
     except (KeyError, TypeError):

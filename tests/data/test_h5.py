@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from scenes_made import published, same, two_scenes
 
-from ka.data import Degradation, Patches, SceneSet, check_h5, degrade, load, observe, write_h5
+from ka.data import Degradation, Patches, SceneSet, degrade, load, observe
 from ka.data import h5 as files
 from ka.data.datasets import PROTOCOL
-from ka.data.h5 import FIELDS, LazyRow, source_hash
+from ka.data.h5 import FIELDS, LazyRow
 from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700
 from ka.errors import KAError
+from workbook.prepare_cave import check_h5, source_hash, write_h5
 
 
 @pytest.fixture
