@@ -117,9 +117,8 @@ class LiveTable(Live):
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
-    """Rows as a Markdown table, with the keys of the first as its head; says so where there is none.
-
-    Cells show their text as it is: names and messages may come from files.
+    """Rows as a Markdown table, with the keys of the first as its head; says so where there is none. Cells show their
+    text as it is: names and messages may come from files.
     """
     if not rows:
         return Markdown("*nothing to show yet*")

@@ -30,9 +30,8 @@ def figures() -> dict[str, Callable[[], Figure]]:
 
 @styled
 def added(maps: Mapping[str, tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]]) -> Figure:
-    """`added` of several variants, a column each: the shortcut above, what attention adds to it below.
-
-    Every map is scaled to its own 1st and 92nd percentile: the place of things is to be compared, not their size.
+    """`added` of several variants, a column each: the shortcut above, what attention adds to it below. Every map is
+    scaled to its own 1st and 92nd percentile: the place of things is to be compared, not their size.
     """
     figure = Figure(figsize=(2.5 * len(maps) + 0.4, 5.2), layout="constrained")
     axes = figure.subplots(2, len(maps), squeeze=False)
@@ -57,9 +56,8 @@ def placements(placed: Sequence[Placement]) -> Figure:
 
 @styled
 def token_sets(sets: Mapping[str, Int[np.ndarray, "sets taps three"]]) -> Figure:
-    """Which filters attend to each other: a column per set of tokens, its filters one below the other.
-
-    Colour: the output channel that a filter belongs to. Letter: its kernel, G or window 1 to 4.
+    """Which filters attend to each other: a column per set of tokens, its filters one below the other. Colour: the
+    output channel that a filter belongs to. Letter: its kernel, G or window 1 to 4.
     """
     figure = Figure(figsize=(9.5, 2.1 * len(sets)), layout="constrained")
     axes = figure.subplots(len(sets), 1, squeeze=False, sharex=True)[:, 0]

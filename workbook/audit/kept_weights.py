@@ -76,9 +76,8 @@ class Kept:
 
 
 def kept(history: Sequence[Mapping[str, float]]) -> Kept:
-    """What the rules for choosing weights make of the history of a run with validation (`Result.history`).
-
-    Fewer than four measurements are a `KAError`.
+    """What the rules for choosing weights make of the history of a run with validation (`Result.history`). Fewer than
+    four measurements are a `KAError`.
     """
     if len(history) < 4:
         raise KAError(f"a history of {len(history)} measurements shows no jitter; at least 4 are expected")
@@ -101,9 +100,8 @@ class Selection:
 
 
 def selection(history: Sequence[Mapping[str, float]]) -> Selection:
-    """Judge a history of `constant_rate`.
-
-    A new loss lowers the mean of all losses if, and only if, it lies below that mean: this is all that the rule asks.
+    """Judge a history of `constant_rate`. A new loss lowers the mean of all losses if, and only if, it lies below that
+    mean: this is all that the rule asks.
     """
     losses = [note["loss"] for note in history]
     half = len(history) // 2

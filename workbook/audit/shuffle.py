@@ -148,9 +148,8 @@ def responses(
 def added(
     name: str, scene: Scene, seed: int = 0, dim: int = 48
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """What the first L2 with 2×2 windows of an untrained model adds on a scene: (shortcut, attention added to it).
-
-    Both as the length of each pixel's vector, its mean over the map taken off. In `psrt` both are shuffled alike.
+    """What the first L2 with 2×2 windows of an untrained model adds on a scene: (shortcut, attention added to it). Both
+    as the length of each pixel's vector, its mean over the map taken off. In `psrt` both are shuffled alike.
     """
     with seeded(seed):
         model = build(name, len(scene.gt), len(scene.msi), dim).eval()

@@ -44,9 +44,8 @@ class Words:
         return (chinese()[english] if self.language == "zh" else english).format(**values)
 
     def font(self) -> dict[str, Any]:
-        """Arguments of `FontProperties` that give this language its glyphs (in Chinese of one weight).
-
-        Without a font that has them, a `KAError`.
+        """Arguments of `FontProperties` that give this language its glyphs (in Chinese of one weight). Without a font
+        that has them, a `KAError`.
         """
         if self.language == "en":
             return {}

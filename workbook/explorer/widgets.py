@@ -179,10 +179,8 @@ def _moved(chosen: SimpleNamespace) -> Figure:
 
 
 class KernelExplorer(Explorer):
-    """Window kernels and the global kernel of a layer, from all sides.
-
-    Further controls: kernel, output and input (channels from 1), colours (one scale for all parts), beside (a second
-    image, for how kernels move).
+    """Window kernels and the global kernel of a layer, from all sides. Further controls: kernel, output and input
+    (channels from 1), colours (one scale for all parts), beside (a second image, for how kernels move).
     """
 
     pictures: ClassVar = {
@@ -242,9 +240,8 @@ def _kernel_sa_title(trace: Trace) -> str:
 
 
 class AttentionExplorer(Explorer):
-    """Window attention of a pixel that is chosen by clicking the image (`scene`), kernel SA, and entropies.
-
-    Further controls: head, row and col (the pixel, from 0), filter (of kernel SA).
+    """Window attention of a pixel that is chosen by clicking the image (`scene`), kernel SA, and entropies. Further
+    controls: head, row and col (the pixel, from 0), filter (of kernel SA).
     """
 
     pictures: ClassVar = {

@@ -64,9 +64,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pair:
-    """One computation, fast against plain: median milliseconds, and peak memory above weights and inputs in MiB.
-
-    On the CPU memory is that of PyTorch's allocator (without what oneDNN takes for itself), the same in every run.
+    """One computation, fast against plain: median milliseconds, and peak memory above weights and inputs in MiB. On the
+    CPU memory is that of PyTorch's allocator (without what oneDNN takes for itself), the same in every run.
     """
 
     ms: float

@@ -239,9 +239,8 @@ def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
 
 
 def keep_weights(run: Run, path: Path) -> None:
-    """Write a finished run's best weights in float16, half the size; the header says what they were trained on.
-
-    A run that is not finished, and a file that cannot be written, are a `KAError`.
+    """Write a finished run's best weights in float16, half the size; the header says what they were trained on. A run
+    that is not finished, and a file that cannot be written, are a `KAError`.
     """
     metrics = run.metrics()
     psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite

@@ -109,9 +109,8 @@ def _scenes(results: Sequence[Result]) -> list[str]:
 
 
 def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[str, Values]]:
-    """Variant → metric → its values, seeds × scenes (in one order of scenes); empty where there is no run.
-
-    `results` and `which` are as in `table`.
+    """Variant → metric → its values, seeds × scenes (in one order of scenes); empty where there is no run. `results`
+    and `which` are as in `table`.
     """
     scenes, runs = _scenes(results), by_variant(results)
     return {name: _values([run.methods[which] for run in runs[name]], scenes) for name in runs}

@@ -69,10 +69,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def prepare(asked: argparse.Namespace) -> Sweep:
-    """What the command line asks for: a new folder's plan is written, an old one's is added to.
-
-    Another plan, and names, values, data or a device that do not exist, are a `KAError`. Nothing is written then, or
-    with `--dry-run`.
+    """What the command line asks for: a new folder's plan is written, an old one's is added to. Another plan, and
+    names, values, data or a device that do not exist, are a `KAError`. Nothing is written then, or with `--dry-run`.
     """
     folder = Path(asked.out).resolve()
     path = folder / "plan.json"

@@ -49,9 +49,8 @@ def gpus(device: str) -> list[str]:
 
 
 def places(device: str, jobs: int) -> list[dict[str, Any]]:
-    """What each of so many runs side by side may use (0 jobs: one per GPU, or per two cores): a GPU, or a thread.
-
-    A run alone has all threads. With fewer cores than jobs there are fewer places.
+    """What each of so many runs side by side may use (0 jobs: one per GPU, or per two cores): a GPU, or a thread. A run
+    alone has all threads. With fewer cores than jobs there are fewer places.
     """
     cards = gpus(device)
     if cards:
@@ -169,9 +168,8 @@ def _queued(path: Path) -> Mapping[str, str]:
 
 
 def ended(jobs: Sequence[Job]) -> bool:
-    """Whether no job of Slurm is queued or running.
-
-    Its queue is asked, as the accounting, which submitit asks, may be off; and a killed job leaves no result.
+    """Whether no job of Slurm is queued or running. Its queue is asked, as the accounting, which submitit asks, may be
+    off; and a killed job leaves no result.
     """
     queued = {job.job_id for job in jobs if not job.paths.result_pickle.exists()}
     if not queued:

@@ -162,9 +162,8 @@ def among_taps(row: Variant) -> bool:
 
 @torch.no_grad()
 def kernel_sa(trace: Trace, layer: int) -> KernelWeights:
-    """The weights of a layer's kernel SA among taps, softmax(q kᵀ / √d), d = channels of a head.
-
-    Only where kernels are pooled do they depend on the image. Without kernel SA among taps, or folded: a `KAError`.
+    """The weights of a layer's kernel SA among taps, softmax(q kᵀ / √d), d = channels of a head. Only where kernels are
+    pooled do they depend on the image. Without kernel SA among taps, or folded: a `KAError`.
     """
     seen, row = trace.layer(layer), trace.model.row
     if not among_taps(row):

@@ -110,9 +110,8 @@ def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
 def entropy_map(
     entropies: Float[np.ndarray, "layers heads"], names: Sequence[str] = LAYERS, title: str = "window attention"
 ) -> Figure:
-    """Normalised attention entropy by layer (`names`) and head: 1 is uniform attention, 0 a single pixel.
-
-    `entropies` are those of window attention, or of kernel SA; `title` says which.
+    """Normalised attention entropy by layer (`names`) and head: 1 is uniform attention, 0 a single pixel. `entropies`
+    are those of window attention, or of kernel SA; `title` says which.
     """
     n_layers, n_heads = entropies.shape
     title = f"{title}: entropy / that of uniform weights"
@@ -291,7 +290,6 @@ def _draw_tiles(
     marks: Sequence[tuple[int, int]] = (),
 ) -> list[tuple[float, float]]:
     """Maps in squares of side 1, `per_line` in a line, a label above each; frames one of them, and one cell in each.
-
     Gives the top and left of each square.
     """
     corners = [(i // per_line * (1 + GAP) + GAP, i % per_line * (1 + GAP)) for i in range(len(tiles))]

@@ -297,9 +297,8 @@ def layer_cosine_heatmap(values: Float[np.ndarray, "layers layers"], title: str 
 def frequency_responses(
     stage: kernels.Stage, pair: tuple[int, int] | None = None, n: int = 33, title: str = ""
 ) -> Figure:
-    """|H| of every kernel: of one (output, input) channel pair, or root mean square over all of them (None).
-
-    The centre is the mean of the image, the rim its finest detail (0.5 cycles per pixel: every other pixel).
+    """|H| of every kernel: of one (output, input) channel pair, or root mean square over all of them (None). The centre
+    is the mean of the image, the rim its finest detail (0.5 cycles per pixel: every other pixel).
     """
     if pair is None:
         responses = [kernels.bank_response(bank, n) for bank in stage.kernels]

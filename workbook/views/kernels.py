@@ -33,9 +33,8 @@ Maps = Float[Tensor, "1 c h w"]
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """The kernels of one layer, with their names, after one of its parts (named as in `KernelAttention.stages`).
-
-    Pooled kernels have one output (o = 1) until they are widened.
+    """The kernels of one layer, with their names, after one of its parts (named as in `KernelAttention.stages`). Pooled
+    kernels have one output (o = 1) until they are widened.
     """
 
     name: str
@@ -112,7 +111,6 @@ def norms(stages: Sequence[Stage]) -> Float[np.ndarray, "stages k"]:
 
 def cosine(kernels: Float[np.ndarray, "k ..."]) -> Float[np.ndarray, "k k"]:
     """Cosine of the angle between every two kernels taken as vectors, in [-1, 1]; 0 with a kernel that is all zero.
-
     Filters are compared output channel by output channel; see `fused_stage` for when these correspond.
     """
     vectors = kernels.reshape(len(kernels), -1)
@@ -195,9 +193,7 @@ def _fused(ka: KernelAttention, x: Maps) -> tuple[tuple[str, ...], Float[Tensor,
 @torch.no_grad()
 def terms(trace: Trace, layer: int) -> Iterator[tuple[str, Maps]]:
     """The layer's output, before a GELU, as a sum: F_m·(K_m ∗ x) for each kernel, and the bias (of the fusion, or of an
-    ordinary convolution).
-
-    Where the second convolution is on windows, the term of a window is zero outside it.
+    ordinary convolution). Where the second convolution is on windows, the term of a window is zero outside it.
     """
     ka, x = _branch(trace, layer)
     labels, fused = _fused(ka, x)
@@ -245,9 +241,8 @@ def contributions(trace: Trace, layer: int) -> Contributions:
 
 
 def movement(a: Trace, b: Trace, layer: int) -> Float[np.ndarray, " k"]:
-    """How far each kernel of a layer moves from one image to another: ‖K(a) - K(b)‖ over the mean of the two norms.
-
-    In [0, 2]; exactly 0 where the kernels do not depend on the image. Both traces are of one model.
+    """How far each kernel of a layer moves from one image to another: ‖K(a) - K(b)‖ over the mean of the two norms. In
+    [0, 2]; exactly 0 where the kernels do not depend on the image. Both traces are of one model.
     """
     if a.model is not b.model:
         raise KAError("the two traces are of two models; trace both images with the same one")
