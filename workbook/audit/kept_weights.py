@@ -108,13 +108,9 @@ def selection(history: Sequence[Mapping[str, float]]) -> Selection:
     raw, average = (np.array([note[key] for note in history]) for key in ("psnr", "psnr_average"))
     best = called_best(losses)[half:]
     below = (np.maximum.accumulate(raw) - raw)[half:][best]
-    return Selection(
-        called_best=float(best.mean()),
-        below=float(below.max(initial=0.0)),
-        tolerance=float(running_mean(losses)[-1] / np.mean(losses[len(losses) * 3 // 4 :])),
-        fall=float(-np.diff(raw[half:]).min(initial=0.0)),
-        fall_average=float(-np.diff(average[half:]).min(initial=0.0)),
-    )
+    tolerance = running_mean(losses)[-1] / np.mean(losses[len(losses) * 3 // 4 :])
+    falls = [float(-np.diff(values[half:]).min(initial=0.0)) for values in (raw, average)]
+    return Selection(float(best.mean()), float(below.max(initial=0.0)), float(tolerance), *falls)
 
 
 def refusals() -> dict[str, str]:
@@ -136,9 +132,9 @@ def refusals() -> dict[str, str]:
     return said
 
 
-def untrained(scenes: SceneSet, name: str = "kav6", dim: int = 48, seed: int = 0) -> tuple[float, float]:
-    """PSNR in dB of (bicubic upsampling, a network with random weights as published) on some scenes."""
-    with seeded(seed):
-        model = build(name, scenes.n_bands, scenes.n_msi, dim).eval()
+def untrained(scenes: SceneSet, dim: int = 48) -> tuple[float, float]:
+    """PSNR in dB of (bicubic upsampling, KAv6 with random weights as published) on some scenes."""
+    with seeded(0):
+        model = build("kav6", scenes.n_bands, scenes.n_msi, dim).eval()
     bicubic, network = (evaluate(method, scenes, ["psnr"]).mean("psnr") for method in (upsampled, Network(model)))
     return bicubic, network
