@@ -52,11 +52,8 @@ def kernel_labels(row: Variant) -> tuple[str, ...]:
 def stages_of(trace: Trace, layer: int) -> list[Stage]:
     """The kernels of one layer after each of its parts, in order; the last are those that are convolved with."""
     ka, x = _branch(trace, layer)
-    labels, stages = kernel_labels(ka.row), []
-    for name, windows, glob in ka.stages(x):
-        kernels = _joined(windows, glob)
-        stages.append(Stage(name, _array(kernels), labels[: len(kernels)]))
-    return stages
+    labels, sets = kernel_labels(ka.row), [(name, _joined(windows, glob)) for name, windows, glob in ka.stages(x)]
+    return [Stage(name, _array(kernels), labels[: len(kernels)]) for name, kernels in sets]
 
 
 def final_stages(trace: Trace, fused: bool = False) -> list[Stage]:
@@ -226,15 +223,11 @@ def contributions(trace: Trace, layer: int) -> Contributions:
     ka, x = _branch(trace, layer)
     y = quadrants(apply_folded(x, *ka.folded(x)))[0]
     energy = y.square().sum((1, 2, 3), dtype=torch.float64)
-    labels, sizes, products = [], [], []
-    for label, term in terms(trace, layer):
-        t = quadrants(term)[0]
-        labels.append(label)
-        sizes.append(t.square().sum(dtype=torch.float64))
-        products.append((t * y).sum((1, 2, 3), dtype=torch.float64))
-    size, inner, total = torch.stack(sizes), torch.stack(products), energy.sum()
-    norms, shares = _array((size / total).sqrt()), _array(inner.sum(1) / total)
-    return Contributions(tuple(labels), norms, shares, _array(inner / energy))
+    labels, parts = zip(*((label, quadrants(term)[0]) for label, term in terms(trace, layer)), strict=True)
+    size = torch.stack([t.square().sum(dtype=torch.float64) for t in parts])
+    inner = torch.stack([(t * y).sum((1, 2, 3), dtype=torch.float64) for t in parts])
+    norms, shares = _array((size / energy.sum()).sqrt()), _array(inner.sum(1) / energy.sum())
+    return Contributions(labels, norms, shares, _array(inner / energy))
 
 
 # Kernels that follow the image
