@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; exit code 2 for an error."""
     parser = argparse.ArgumentParser(prog="python -m workbook.results", description=__doc__)
     parser.add_argument(
-        "--weights", action="store_true", help="the weights, in checkpoints/; no protocol is given then"
+        "--weights", action="store_true", help="the weights, in checkpoints/; there is no protocol then"
     )
     parser.add_argument("names", nargs="+", metavar="[PROTOCOL] RUN", help="a folder under results/, run folders")
     asked = parser.parse_args(arguments)
