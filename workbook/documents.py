@@ -43,10 +43,8 @@ DOCUMENTS = {
 
 
 def document(name: str) -> str:
-    """The text of a file of `DOCUMENTS` with its tables and answers as `results/` and the models have them now.
-
-    Raises:
-        KAError: it asks for a table or an answer that is not there.
+    """The text of a file of `DOCUMENTS` with its tables and answers as `results/` and the models have them now; a table
+    or an answer that is not there is a `KAError`.
     """
     language = DOCUMENTS[name]
     tables: dict[str, Callable[[], str]] = {
@@ -60,14 +58,12 @@ def document(name: str) -> str:
             raise unknown(f"{name}: table", match[2], tables)
         return match[1] + tables[match[2]]()
 
+    def answered(match: re.Match[str]) -> str:
+        return match[1] + answer(match[2], match[3], language)
+
     text = (ROOT / name).read_text(encoding="utf-8")
     text = re.sub(r"(<!-- ([\w-]+): made by make figures -->\n).*?(?=<!-- end -->)", generated, text, flags=re.DOTALL)
-    return re.sub(
-        r"(<!--answer: (.+?) \| (.+?)-->).*?(?=<!--/-->)",
-        lambda match: match[1] + answer(match[2], match[3], language),
-        text,
-        flags=re.DOTALL,
-    )
+    return re.sub(r"(<!--answer: (.+?) \| (.+?)-->).*?(?=<!--/-->)", answered, text, flags=re.DOTALL)
 
 
 @cache
@@ -80,11 +76,7 @@ def results_table(protocol: str, language: str, names: Sequence[str] | None) -> 
 
 @cache
 def answer(question: str, comparison: str, language: str) -> str:
-    """What the runs of `ANSWERING` say to one comparison, in words.
-
-    Raises:
-        KAError: the question has no such comparison.
-    """
+    """What the runs of `ANSWERING` say to one comparison, in words; one that the question has not is a `KAError`."""
     answers = questions.answers(results.read(results_folder(), ANSWERING), question)
     by_label = {answer.comparison.label: answer for answer in answers}
     if comparison not in by_label:

@@ -28,19 +28,11 @@ FIRST_LINE = "# Parameters of this notebook: change them here, or give them to p
 
 
 def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[str, Any]]:
-    """The configuration that a notebook's parameters cell and papermill's `-p` ask for.
+    """The configuration that a notebook's parameters cell and papermill's `-p` ask for, and its `own` parameters.
 
-    Every field of `Config` may be set in the parameters cell or with `-p`; None leaves what the preset says.
-
-    Args:
-        namespace: the notebook's `globals()`.
-        own: further parameters of this notebook.
-
-    Returns:
-        The configuration, and the notebook's own parameters.
-
-    Raises:
-        KAError: unknown name, wrong type (`-p augment false` is the text "false": write False), impossible value.
+    Every field of `Config` may be set in the parameters cell or with `-p`; None leaves what the preset says. An unknown
+    name, a wrong type (`-p augment false` is the text "false": write False) and an impossible value are a `KAError`.
+    `namespace` is the notebook's `globals()`.
     """
     fields = [field.name for field in dataclasses.fields(Config)]
     given = check_names(namespace, "preset", *own, *fields)
@@ -51,14 +43,8 @@ def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[st
 def check_names(namespace: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """The parameters of a notebook, by name: what its parameters cell assigns, or `-p` in its place.
 
-    Nothing else in the notebook is taken for a parameter, whatever it is called.
-
-    Args:
-        namespace: the notebook's `globals()`.
-        names: the parameters that it has.
-
-    Raises:
-        KAError: another name is assigned there or given with `-p` (of which papermill only warns).
+    Nothing else in the notebook is taken for a parameter, whatever it is called. A name that is assigned there or given
+    with `-p` (of which papermill only warns), and is none of `names`, is a `KAError`.
     """
     history = namespace.get("In", [])
     if not any(history):  # a kernel that keeps none (nbval) cannot tell what its cells said, only what there is
@@ -93,11 +79,7 @@ def _assigned(executed: Sequence[str]) -> list[str]:
 
 
 def flag(name: str, value: Any) -> bool:
-    """`value` if it is True or False.
-
-    Raises:
-        KAError: it is something else, such as the text "false" of `-p restart false`.
-    """
+    """`value` if it is True or False; all else, such as the text "false" of `-p restart false`, is a `KAError`."""
     if not isinstance(value, bool):
         raise KAError(f"{name}={value!r} is of type {type(value).__name__}; write True or False")
     return value
@@ -135,9 +117,8 @@ class LiveTable(Live):
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
-    """Rows as a Markdown table, with the keys of the first as its head; says so where there is none.
-
-    Cells show their text as it is: names and messages may come from files.
+    """Rows as a Markdown table, with the keys of the first as its head; says so where there is none. Cells show their
+    text as it is: names and messages may come from files.
     """
     if not rows:
         return Markdown("*nothing to show yet*")

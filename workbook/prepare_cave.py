@@ -36,19 +36,16 @@ def write_synthetic(root: Path, names: Sequence[str], size: int = 128) -> None:
 
 
 def scene_sets(root: Path, degradation: Degradation, scenes: Sequence[str] | None) -> dict[str, SceneSet]:
-    """Training and test scenes of CAVE; of the `scenes` alone where some are named.
-
-    Raises:
-        KAError: missing or broken files, an unknown scene.
+    """Training and test scenes of CAVE; of the `scenes` alone where some are named. Missing or broken files, and an
+    unknown scene, are a `KAError`.
     """
-    chosen: dict[str, Sequence[str] | None] = {"train": None, "test": None}
-    if scenes is not None:  # a name in neither split goes to both, and is refused there
-        chosen = {
-            "train": [s for s in scenes if s not in CAVE_TEST],
-            "test": [s for s in scenes if s not in CAVE_TRAIN],
-        }
-    wanted = {split: names for split, names in chosen.items() if names is None or names}
-    return {split: load("cave", split, root, degradation, scenes=names) for split, names in wanted.items()}
+    sets = {}
+    for split, elsewhere in (("train", CAVE_TEST), ("test", CAVE_TRAIN)):
+        # A name in neither split goes to both, and is refused there.
+        names = None if scenes is None else [name for name in scenes if name not in elsewhere]
+        if names is None or names:
+            sets[split] = load("cave", split, root, degradation, scenes=names)
+    return sets
 
 
 def source_hash(scene_set: SceneSet) -> str:
@@ -122,9 +119,7 @@ def write_files(
     """Write patches of the training scenes and whole test scenes as the published files, and check what was written.
 
     Each set is taken out of `sets`, so that its scenes leave memory with it; a row of numbers tells of its file.
-
-    Raises:
-        KAError: patches that do not fit, a full disk, a file that differs from its source.
+    Patches that do not fit, a full disk, and a file that differs from its source are a `KAError`.
     """
     for split in list(sets):
         scenes = sets.pop(split)

@@ -45,11 +45,10 @@ def check(scenes: SceneSet, method: Method, expected: str) -> bool:
     for name, (mean, std) in EXPECTED[expected].items():
         good = abs(evaluation.mean(name) - mean) <= TOLERANCE[name]
         ok &= good
+        found = f"{evaluation.mean(name):7.3f} ± {evaluation.std(name):5.3f}"
         spread = "" if std is None else f" ± {std:5.3f}"
-        print(
-            f"  {LABELS[name]:20} measured {evaluation.mean(name):7.3f} ± {evaluation.std(name):5.3f}   expected "
-            f"{mean:7.3f}{spread}   {'agrees' if good else f'DIFFERS by more than {TOLERANCE[name]}'}"
-        )
+        verdict = "agrees" if good else f"DIFFERS by more than {TOLERANCE[name]}"
+        print(f"  {LABELS[name]:20} measured {found}   expected {mean:7.3f}{spread}   {verdict}")
     return ok
 
 
@@ -61,14 +60,11 @@ def patches(scenes: SceneSet, size: int = 256) -> SceneSet:
 
 
 def verify(root: str | Path, weights: str | Path | None = None) -> bool:
-    """Print the tables; True if every mean agrees.
+    """Print the tables; True if every mean agrees. Data or weights that are missing or broken are a `KAError`.
 
     Args:
         root: CAVE as downloaded (the 11 test scenes suffice), or the published HDF5 file of the test scenes.
         weights: the published PSRT ×4 checkpoint; None for the first table alone.
-
-    Raises:
-        KAError: data or weights are missing or broken.
     """
     model = None if weights is None else load_checkpoint(weights, "psrt")
     scenes = data.load("h5" if Path(root).suffix == ".h5" else "cave", "test", root)

@@ -23,7 +23,6 @@ class Adaptivity:
 
     @property
     def adaptive(self) -> bool:
-        """Whether the kernels depend on the image."""
         return self.moves > EXACT
 
     @property
@@ -45,12 +44,12 @@ def ka_variants() -> list[str]:
 
 
 @torch.no_grad()
-def adaptivity(names: Sequence[str], c: int = 24, size: int = 16, seed: int = 0) -> list[Adaptivity]:
+def adaptivity(names: Sequence[str], c: int = 24) -> list[Adaptivity]:
     """Give each layer two images, their sum, and nothing."""
     variants = []
-    x, y = random_maps(c, size, 2, seed).split(1)
+    x, y = random_maps(c, 16, 2).split(1)
     for name in names:
-        layer = random_layer(name, c, seed)
+        layer = random_layer(name, c)
         here, there = (torch.cat([k.flatten() for k in layer.kernels(image) if k is not None]) for image in (x, y))
         additive = layer(x) + layer(y) - layer(torch.zeros_like(x))
         variants.append(Adaptivity(name, relative(here, there), relative(layer(x + y), additive)))
@@ -74,7 +73,7 @@ class Seam:
 
 
 @torch.no_grad()
-def seams(names: Sequence[str], c: int = 24, size: int = 64, channel: int = 0, seed: int = 0) -> list[Seam]:
+def seams(names: Sequence[str], c: int = 24, size: int = 64, seed: int = 0) -> list[Seam]:
     """Show layers a constant image, and one of slow waves (two periods at most over the image)."""
     with seeded(seed):
         level = torch.randn(c, dtype=torch.float64)
@@ -89,7 +88,7 @@ def seams(names: Sequence[str], c: int = 24, size: int = 64, channel: int = 0, s
         flat, y = layer(constant)[0], layer(smooth)[0]
         step = (y[:, 1:] - y[:, :-1])[..., 2:-2].abs().mean((0, 2)).numpy()
         step[:2] = step[-2:] = np.nan
-        shown.append(Seam(name, flat[channel].numpy(), y[channel].numpy(), step))
+        shown.append(Seam(name, flat[0].numpy(), y[0].numpy(), step))
     return shown
 
 
@@ -108,17 +107,15 @@ class Agreement:
 
 
 @torch.no_grad()
-def patch_and_whole(
-    names: Sequence[str], patch: int = 64, patches: int = 4, c: int = 24, seed: int = 0
-) -> list[Agreement]:
+def patch_and_whole(names: Sequence[str], patch: int = 64, patches: int = 4, c: int = 24) -> list[Agreement]:
     """Run a layer patch by patch (as in training) and on the whole image (as at test)."""
     size = patch * patches
-    x = random_maps(c, size, seed=seed)
+    x = random_maps(c, size)
     cut = rearrange(x, "1 c (p y) (q x) -> (p q) c y x", p=patches, q=patches)
     inner = np.isin(np.arange(size) % (patch // 2), (0, patch // 2 - 1), invert=True)
     agreements = []
     for name in names:
-        layer = random_layer(name, c, seed)
+        layer = random_layer(name, c)
         whole = layer(x)[0]
         joined = rearrange(layer(cut), "(p q) c y x -> c (p y) (q x)", p=patches)
         difference = (joined - whole).norm(dim=0) / whole.norm(dim=0).mean()

@@ -8,11 +8,8 @@ from matplotlib.figure import Figure
 
 from workbook.audit import adaptivity as adapting
 from workbook.audit import kept_weights, layers, shuffle, table
-from workbook.audit.adaptivity import Adaptivity, Agreement, Seam
 from workbook.audit.kept_weights import called_best, running_mean
-from workbook.audit.layers import Branch
-from workbook.audit.shuffle import Placement
-from workbook.audit.table import NOISE, STUDY_ROWS, Noise, TwoPSNRs
+from workbook.audit.table import NOISE, STUDY_ROWS
 from workbook.audit.trials import EXACT, TAPS
 from workbook.style import styled
 from workbook.views.draw import row_of_axes, show_image
@@ -30,21 +27,20 @@ def figures() -> dict[str, Callable[[], Figure]]:
 
 @styled
 def added(maps: Mapping[str, tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]]) -> Figure:
-    """`added` of several variants, a column each: the shortcut above, what attention adds to it below.
-
-    Every map is scaled to its own 1st and 92nd percentile: the place of things is to be compared, not their size.
+    """`added` of several variants, a column each: the shortcut above, what attention adds to it below. Every map is
+    scaled to its own 1st and 92nd percentile: the place of things is to be compared, not their size.
     """
     figure = Figure(figsize=(2.5 * len(maps) + 0.4, 5.2), layout="constrained")
     axes = figure.subplots(2, len(maps), squeeze=False)
     for column, (name, pair) in zip(axes.T, maps.items(), strict=True):
-        for axis, values, what in zip(column, pair, ("shortcut", "added to it"), strict=True):
+        for axis, values, title in zip(column, pair, (f"{name}\nshortcut", "added to it"), strict=True):
             low, high = np.percentile(values, (1, 92))
-            show_image(axis, values, f"{name}\n{what}" if what == "shortcut" else what, vmin=low, vmax=high)
+            show_image(axis, values, title, vmin=low, vmax=high)
     return figure
 
 
 @styled
-def placements(placed: Sequence[Placement]) -> Figure:
+def placements(placed: Sequence[shuffle.Placement]) -> Figure:
     """A panel per layer: how far from its own pixel each attention output is added."""
     figure, axes = row_of_axes(len(placed), 2.7 * len(placed) + 0.9, 3.0)
     top = max(placement.distance.max() for placement in placed)
@@ -57,9 +53,8 @@ def placements(placed: Sequence[Placement]) -> Figure:
 
 @styled
 def token_sets(sets: Mapping[str, Int[np.ndarray, "sets taps three"]]) -> Figure:
-    """Which filters attend to each other: a column per set of tokens, its filters one below the other.
-
-    Colour: the output channel that a filter belongs to. Letter: its kernel, G or window 1 to 4.
+    """Which filters attend to each other: a column per set of tokens, its filters one below the other. Colour: the
+    output channel that a filter belongs to. Letter: its kernel, G or window 1 to 4.
     """
     figure = Figure(figsize=(9.5, 2.1 * len(sets)), layout="constrained")
     axes = figure.subplots(len(sets), 1, squeeze=False, sharex=True)[:, 0]
@@ -78,20 +73,19 @@ def token_sets(sets: Mapping[str, Int[np.ndarray, "sets taps three"]]) -> Figure
 
 
 @styled
-def singular(branches: Sequence[Branch]) -> Figure:
+def singular(branches: Sequence[layers.Branch]) -> Figure:
     """Singular values of the n·c outputs before fusion, on a log scale down to rounding."""
     figure, (axis,) = row_of_axes(1, 5.4, 2.8)
     for branch, marker in zip(branches, "os^Dv", strict=False):
-        values = np.maximum(branch.singular, 1e-17)
-        label = f"{branch.variant}: rank {branch.rank}"
-        axis.plot(np.arange(1, len(values) + 1), values, marker=marker, markersize=3, label=label)
+        x, values = np.arange(1, len(branch.singular) + 1), np.maximum(branch.singular, 1e-17)
+        axis.plot(x, values, marker=marker, markersize=3, label=f"{branch.variant}: rank {branch.rank}")
     axis.set(xlabel="singular value", ylabel="relative size", yscale="log", ylim=(3e-18, 3))
     axis.legend(loc="center right")
     return figure
 
 
 @styled
-def adaptivity(variants: Sequence[Adaptivity]) -> Figure:
+def adaptivity(variants: Sequence[adapting.Adaptivity]) -> Figure:
     """Error of additivity of every variant, marked by whether its kernels move with the image."""
     figure, (axis,) = row_of_axes(1, 6.2, 0.19 * len(variants) + 0.8)
     for adaptive, label, marker in ((False, "fixed kernels", "o"), (True, "kernels follow the image", "D")):
@@ -107,7 +101,7 @@ def adaptivity(variants: Sequence[Adaptivity]) -> Figure:
 
 
 @styled
-def seams(seams: Sequence[Seam], shown: Sequence[str]) -> Figure:
+def seams(seams: Sequence[adapting.Seam], shown: Sequence[str]) -> Figure:
     """Constant and smooth input through the layers `shown`, and the steps between rows of all of them."""
     figure = Figure(figsize=(9.5, 2.2 * len(shown) + 0.4), layout="constrained")
     grid = figure.add_gridspec(len(shown), 3, width_ratios=(1, 1, 2))
@@ -130,7 +124,7 @@ def seams(seams: Sequence[Seam], shown: Sequence[str]) -> Figure:
 
 
 @styled
-def agreement(agreements: Sequence[Agreement], met: Int[np.ndarray, "n h w"]) -> Figure:
+def agreement(agreements: Sequence[adapting.Agreement], met: Int[np.ndarray, "n h w"]) -> Figure:
     """How far a layer on patches is from the same layer on the whole; `kernels_met` beside it."""
     figure, (*axes, last) = row_of_axes(len(agreements) + 1, 3.1 * len(agreements) + 3.1, 2.9)
     top = max(float(np.percentile(agreement.difference, 99)) for agreement in agreements)
@@ -138,8 +132,7 @@ def agreement(agreements: Sequence[Agreement], met: Int[np.ndarray, "n h w"]) ->
         title = f"{agreement.variant}: {agreement.share:.0%} of the inside equal"
         drawn = show_image(axis, agreement.difference, title, vmin=0, vmax=top)
     figure.colorbar(drawn, ax=axes, label="|patches − whole|, relative", shrink=0.85)
-    title = f"{len(met[0])}² scene: kernels met in training"
-    drawn = show_image(last, (met > 0).sum(0), title, vmin=0, vmax=len(met))
+    drawn = show_image(last, (met > 0).sum(0), f"{len(met[0])}² scene: kernels met in training", vmin=0, vmax=len(met))
     figure.colorbar(drawn, ax=last, ticks=range(len(met) + 1), shrink=0.85)
     return figure
 
@@ -162,8 +155,8 @@ def selection(history: Sequence[Mapping[str, float]]) -> Figure:
     loss.plot(steps, losses, color="C4", linewidth=1, label="training loss")
     loss.plot(steps, running_mean(losses), color="C6", label="running mean over the whole process")
     half = len(losses) // 2
-    resumed = running_mean(losses, half)[half:]
-    loss.plot(steps[half:], resumed, color="C3", linestyle="--", label="the same, resumed half-way")
+    resumed = running_mean(losses, half)
+    loss.plot(steps[half:], resumed[half:], color="C3", linestyle="--", label="the same, resumed half-way")
     title = f"“best”: {verdict.called_best:.0%} of the second half, up to {verdict.below:.1f} dB below the best"
     loss.set(title=title, xlabel="iteration", ylabel="training loss")
     loss.legend(fontsize=7)
@@ -171,7 +164,7 @@ def selection(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 @styled
-def differences(gaps: Mapping[str, float], noise: Noise, lowest: float = -1.0) -> Figure:
+def differences(gaps: Mapping[str, float], noise: table.Noise, lowest: float = -1.0) -> Figure:
     """Printed differences to the baseline with the bands of noise; what lies below `lowest` is written at the edge."""
     figure, (axis,) = row_of_axes(1, 8.2, 0.21 * len(gaps) + 0.9)
     two_sigma = f"±{noise.two_sigma:.2f} dB: 95 % of\npairs of equal models"
@@ -191,7 +184,7 @@ def differences(gaps: Mapping[str, float], noise: Noise, lowest: float = -1.0) -
 
 
 @styled
-def two_psnrs(measured: Sequence[TwoPSNRs]) -> Figure:
+def two_psnrs(measured: Sequence[table.TwoPSNRs]) -> Figure:
     """PSNR of every band, and the two numbers that are printed under the one name."""
     figure, axes = row_of_axes(len(measured), 4.75 * len(measured), 2.9)
     for axis, psnrs in zip(axes, measured, strict=True):

@@ -77,9 +77,8 @@ class Kept:
 
 
 def kept(history: Sequence[Mapping[str, float]]) -> Kept:
-    """What the rules for choosing weights make of the history of a run with validation (`Result.history`).
-
-    Fewer than four measurements are a `KAError`.
+    """What the rules for choosing weights make of the history of a run with validation (`Result.history`). Fewer than
+    four measurements are a `KAError`.
     """
     if len(history) < 4:
         raise KAError(f"a history of {len(history)} measurements shows no jitter; at least 4 are expected")
@@ -102,22 +101,17 @@ class Selection:
 
 
 def selection(history: Sequence[Mapping[str, float]]) -> Selection:
-    """Judge a history of `constant_rate`.
-
-    A new loss lowers the mean of all losses if, and only if, it lies below that mean: this is all that the rule asks.
+    """Judge a history of `constant_rate`. A new loss lowers the mean of all losses if, and only if, it lies below that
+    mean: this is all that the rule asks.
     """
     losses = [note["loss"] for note in history]
     half = len(history) // 2
     raw, average = (np.array([note[key] for note in history]) for key in ("psnr", "psnr_average"))
     best = called_best(losses)[half:]
     below = (np.maximum.accumulate(raw) - raw)[half:][best]
-    return Selection(
-        called_best=float(best.mean()),
-        below=float(below.max(initial=0.0)),
-        tolerance=float(running_mean(losses)[-1] / np.mean(losses[len(losses) * 3 // 4 :])),
-        fall=float(-np.diff(raw[half:]).min(initial=0.0)),
-        fall_average=float(-np.diff(average[half:]).min(initial=0.0)),
-    )
+    tolerance = running_mean(losses)[-1] / np.mean(losses[len(losses) * 3 // 4 :])
+    falls = [float(-np.diff(values[half:]).min(initial=0.0)) for values in (raw, average)]
+    return Selection(float(best.mean()), float(below.max(initial=0.0)), float(tolerance), *falls)
 
 
 def refusals() -> dict[str, str]:
@@ -139,9 +133,9 @@ def refusals() -> dict[str, str]:
     return said
 
 
-def untrained(scenes: SceneSet, name: str = "kav6", dim: int = 48, seed: int = 0) -> tuple[float, float]:
-    """PSNR in dB of (bicubic upsampling, a network with random weights as published) on some scenes."""
-    with seeded(seed):
-        model = build(name, scenes.n_bands, scenes.n_msi, dim).eval()
+def untrained(scenes: SceneSet, dim: int = 48) -> tuple[float, float]:
+    """PSNR in dB of (bicubic upsampling, KAv6 with random weights as published) on some scenes."""
+    with seeded(0):
+        model = build("kav6", scenes.n_bands, scenes.n_msi, dim).eval()
     bicubic, network = (evaluate(method, scenes, ["psnr"]).mean("psnr") for method in (Bicubic(), Network(model)))
     return bicubic, network

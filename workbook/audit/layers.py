@@ -28,11 +28,8 @@ class Kav2:
     untied: float  # the same, with SE weights of their own
 
     def rows(self) -> list[dict[str, str]]:
-        compared = {
-            "the two groupings": self.reshapes,
-            "KAv2 and KAv3, SE tied": self.tied,
-            "KAv2 and KAv3, SE not tied": self.untied,
-        }
+        compared = {"the two groupings": self.reshapes, "KAv2 and KAv3, SE tied": self.tied}
+        compared["KAv2 and KAv3, SE not tied"] = self.untied
         return [{"compared": what, "differ": yes(difference > EXACT)} for what, difference in compared.items()]
 
 
@@ -95,15 +92,15 @@ class Gradients:
         }
 
 
-def kav5_gradients(dim: int = 48, size: int = 16, seed: int = 0) -> tuple[list[Gradients], float]:
+def kav5_gradients() -> tuple[list[Gradients], float]:
     """Gradients of KAv5 as described, as the study's module, and of our `kav5_as_run`; and the largest difference
     between the outputs of the last two with the same weights.
     """
-    with seeded(seed):
-        up, msi = torch.rand(1, 31, size, size), torch.rand(1, 3, size, size)
-        described, study, ours = build("kav5", dim=dim), build("kav5", dim=dim), build("kav5_as_run", dim=dim)
+    with seeded(0):
+        up, msi = torch.rand(1, 31, 16, 16), torch.rand(1, 3, 16, 16)
+        described, study, ours = (build(name) for name in ("kav5", "kav5", "kav5_as_run"))
         for layer in study.layers():
-            layer.ka = StudyKAv5(dim // 2)
+            layer.ka = StudyKAv5(study.dim // 2)
     ours.load_state_dict({key: value for key, value in study.state_dict().items() if ".ka." not in key})
     models = {"kav5, as described": described, "kav5, the study's module": study, "kav5_as_run, ours": ours}
     rows = []
@@ -130,8 +127,8 @@ def token_sets(name: str, c: int = 24) -> Int[np.ndarray, "sets taps three"]:
     """
     row = variant(name)
     if not row.sa or row.sa_among == "channels":
-        with_sa = "choose a variant with SA (kav8, kav8_as_run, kav7 …)"
-        raise KAError(f"{name} has no self-attention over kernel taps; {with_sa}")
+        cure = "choose a variant with SA (kav8, kav8_as_run, kav7 …)"
+        raise KAError(f"{name} has no self-attention over kernel taps; {cure}")
     m, k = N_WINDOWS + (row.sa != "windows"), row.size
     with seeded(0):  # the weights do not matter
         sa = KernelSA(c, row)
@@ -236,16 +233,15 @@ class Branch:
 
 
 @torch.no_grad()
-def branches(names: Sequence[str], c: int = 24, size: int = 32, seed: int = 0) -> list[Branch]:
+def branches(names: Sequence[str], c: int = 24, size: int = 32) -> list[Branch]:
     """The outputs of all n kernels on one image (white noise, so that the image limits no rank)."""
-    measured = []
-    x = random_maps(c, size, seed=seed)
+    measured, x = [], random_maps(c, size)
     for name in names:
-        kernels, _ = random_layer(name, c, seed).kernels(x)
+        kernels, _ = random_layer(name, c).kernels(x)
         outputs = torch.cat([convolve(x, kernel) for kernel in kernels.unbind(1)])
         singular = torch.linalg.svdvals(outputs.flatten(0, 1).flatten(1)).numpy()
         spread = (outputs.amax(1) - outputs.amin(1)).max() / outputs.abs().max()
-        with seeded(seed):
+        with seeded(0):
             params = parameter_count(name).reported
         measured.append(Branch(name, params, singular / singular[0], spread.item()))
     return measured

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,13 +17,15 @@ from workbook.audit.trials import seeded, yes
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where one layer (L1, L2 or L3 of a SaR block with windows of `window` pixels) adds its attention's outputs."""
+    """Where one layer (L1, L2 or L3 of a SaR block with windows of `window` pixels) adds its attention's outputs.
+
+    `shift` is rows and columns from the pixel that an output belongs to (whose query made it) to the one that it is
+    added to; read at the latter, in the layer's own map.
+    """
 
     variant: str
     window: int
     layer: str
-    # Rows and columns from the pixel that an output belongs to (whose query made it) to the one that it is added to;
-    # read at the latter, in the layer's own map.
     shift: Int[np.ndarray, "2 h w"]
 
     @property
@@ -46,29 +48,22 @@ class Placement:
 
 
 @torch.no_grad()
-def placements(name: str, size: int = 64, dim: int = 8, seed: int = 0) -> list[Placement]:
+def placements(name: str, size: int = 64) -> list[Placement]:
     """Watch the three SaR blocks of a variant at work, and see which pixel's query each attention output answers.
 
     Hooks take every layer's LN1 output and its attention's input; both hold the same vectors, moved or not, so equal
     vectors give the position map. Nothing about the shuffle is assumed. `size`, of the map, is a multiple of 16.
     """
     placed = []
-    with seeded(seed):
-        x = torch.randn(1, size, size, dim)
-        blocks = [SaRBlock(dim, window, variant(name)) for window in WINDOWS]
+    with seeded(0):
+        x = torch.randn(1, size, size, 8)
+        blocks = [SaRBlock(8, window, variant(name)) for window in WINDOWS]
+    caught: dict[nn.Module, Tensor] = {}
     for window, block in zip(WINDOWS, blocks, strict=True):
-        caught: dict[nn.Module, Tensor] = {}
-
-        def after(module: nn.Module, inputs: Any, output: Tensor, into: dict[nn.Module, Tensor] = caught) -> None:
-            into[module] = output
-
-        def before(module: nn.Module, inputs: Any, into: dict[nn.Module, Tensor] = caught) -> None:
-            into[module] = inputs[0]
-
         layers = [cast(Layer, layer) for layer in block.layers]
         for layer in layers:
-            layer.norm1.register_forward_hook(after)
-            layer.attn.register_forward_pre_hook(before)
+            layer.norm1.register_forward_hook(lambda norm, _inputs, output: caught.update({norm: output}))
+            layer.attn.register_forward_pre_hook(lambda attn, inputs: caught.update({attn: inputs[0]}))
         block(x)
         for i, layer in enumerate(layers):
             asks = caught[layer.attn][0]
@@ -95,12 +90,13 @@ def map_shift(window: int, size: int, back: bool = False) -> Int[np.ndarray, "2 
     return _shift((unshuffle if back else shuffle)(pixels, window)[0, ..., 0].numpy())
 
 
-def on_maps(placement: Placement, sizes: tuple[int, int] = (64, 512)) -> dict[str, str]:
+def on_maps(placement: Placement) -> dict[str, str]:
     """A row: whether the shift seen at L2 is `map_shift`'s, and how far that moves outputs on maps of two sizes."""
-    maps = [Placement("", placement.window, "L2", map_shift(placement.window, size)) for size in sizes]
     hooked = np.array_equal(map_shift(placement.window, placement.shift.shape[-1]), placement.shift)
-    means = {f"mean on {size}² (pixels)": f"{at.distance.mean():.1f}" for size, at in zip(sizes, maps, strict=True)}
-    return {"window": str(placement.window), "as hooked": yes(hooked), **means}
+    row = {"window": str(placement.window), "as hooked": yes(hooked)}
+    for size in (64, 512):
+        row[f"mean on {size}² (pixels)"] = f"{np.hypot(*map_shift(placement.window, size)).mean():.1f}"
+    return row
 
 
 @dataclass(frozen=True)
@@ -123,12 +119,12 @@ class Response:
 
 @torch.no_grad()
 def responses(
-    names: Sequence[str], window: int = 8, size: int = 64, pixel: tuple[int, int] = (20, 43), seed: int = 0
+    names: Sequence[str], window: int = 8, size: int = 64, pixel: tuple[int, int] = (20, 43)
 ) -> list[Response]:
     """Touch one pixel of L2's input and see where the attention's output, as it is added, changes."""
     measured = []
     for name in names:
-        with seeded(seed):
+        with seeded(0):
             block = SaRBlock(8, window, variant(name)).double()
             x = torch.randn(1, size, size, 8, dtype=torch.float64)
         touched = x.clone()
@@ -145,14 +141,11 @@ def responses(
 
 
 @torch.no_grad()
-def added(
-    name: str, scene: Scene, seed: int = 0, dim: int = 48
-) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """What the first L2 with 2×2 windows of an untrained model adds on a scene: (shortcut, attention added to it).
-
-    Both as the length of each pixel's vector, its mean over the map taken off. In `psrt` both are shuffled alike.
+def added(name: str, scene: Scene, dim: int = 48) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    """What the first L2 with 2×2 windows of an untrained model adds on a scene: (shortcut, attention added to it). Both
+    as the length of each pixel's vector, its mean over the map taken off. In `psrt` both are shuffled alike.
     """
-    with seeded(seed):
+    with seeded(0):
         model = build(name, len(scene.gt), len(scene.msi), dim).eval()
     layer = model.layers()[LAYERS.index("block 1, 2×2, L2")]
     caught: list[Tensor] = []

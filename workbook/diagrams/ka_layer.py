@@ -43,7 +43,7 @@ def layers(rows: Sequence[Variant], dim: int = 48, language: str = "en", columns
     down = -(-len(rows) // across)
     sheet = Sheet(across * ONE_COLUMN, down * LAYER_HEIGHT, language)
     for i, row in enumerate(rows):
-        _draw_layer(sheet, row, dim, (i % across) * ONE_COLUMN, (i // across) * LAYER_HEIGHT)
+        _Drawn(sheet, row, dim, (i % across) * ONE_COLUMN, (i // across) * LAYER_HEIGHT)
     return sheet.figure
 
 
@@ -62,74 +62,74 @@ class _Placed:
         return (self.top + self.bottom) / 2
 
 
-def _place(parts: Sequence[Part], x: float, y: float) -> tuple[list[_Placed], float]:
-    """Parts on the grid, the first slot's top at `y`; and where the last slot ends."""
-    spans = {"windows": LEFT, "global": RIGHT, "both": (LEFT[0], RIGHT[1])}
-    placed: list[_Placed] = []
-    lines, before = 0, None
-    for part in parts:
-        # Second convolutions by window kernels stand one below the other; the global kernel's spans both rows.
-        if before is None or part.slot != before.slot or part.lane == before.lane:
-            lines += 1
-        top, (left, right) = y + (lines - 1) * (SLOT + GAP), spans[part.lane]
-        tall = part.slot == "second convolution" and part.lane == "global"
-        placed.append(_Placed(part, x + left, x + right, top - SLOT - GAP if tall else top, top + SLOT))
-        before = part
-    return placed, y + lines * (SLOT + GAP) - GAP
+class _Drawn:
+    """A KA layer on a sheet, its top left corner at (x, y): a head, its parts in boxes, the arrows between them."""
 
+    def __init__(self, sheet: Sheet, row: Variant, dim: int, x: float, y: float) -> None:
+        self.sheet, self.row, self.dim, self.x, self.y = sheet, row, dim, x, y
+        say, top = sheet.say, y + 0.46
+        model = fresh_model(row, dim)
+        parts = chain(row, dim, say.language)
+        self.head(sum(part.parameters for part in parts), count_parameters(model))
+        self.start = top + END  # bottom of the input's box
+        self.placed, end = self.place(parts, self.start + GAP)
+        self.out = end + GAP  # top of the output's
+        for name, at in (("input, after LN1" if row.layernorm else "input, without LN1", top), ("output", self.out)):
+            span = (x + 0.04, x + RIGHT[1], at, END)
+            sheet.box(f"{row.name}.{name}", row.has_ka, span, WHITE, say(name), number=shape("b c h w", dim))
+        self.legend(x + RIGHT[0] + 0.02, self.start + 0.1)
+        for spot in self.placed:
+            part, count = spot.part, f"{spot.part.parameters:,}" if spot.part.parameters else ""
+            name = f"{row.name}.{part.slot}.{part.lane}.{spot.top - y:.2f}"
+            span = (spot.left, spot.right, spot.top, spot.bottom - spot.top)
+            sheet.box(name, part.present, span, SLOTS[part.slot], part.title, part.detail, count, INDENT)
+        if row.has_ka:
+            self.image()
+            self.kernels()
+            self.maps()
 
-def _draw_layer(sheet: Sheet, row: Variant, dim: int, x: float, y: float) -> None:
-    say, c = sheet.say, dim // 2
-    model = count_parameters(fresh_model(row, dim))
-    parts = chain(row, dim, say.language)
-    own = sum(part.parameters for part in parts)
-    if not row.has_ka:
-        note = "no KA branch: window attention on all {dim} channels"
-    elif row.kernels == "identity":
-        note = "as run, it returns its input"
-    elif row.adaptive:
-        note = "its kernels differ from image to image (axis b)"
-    elif row.n_windows == 1:
-        note = "its kernel is the same for every image"
-    else:
-        note = "its kernels are the same for every image"
-    head = say("{name}: Kernel Attention layer, c = {c}", name=row.name, c=c)
-    counted = say("live parameters: {layer:,} in this layer, {model:,} in the model", layer=own, model=model)
-    sheet.write(f"{row.name}.head", x + 0.04, y + 0.1, head, TITLE + 1, weight="bold")
-    sheet.write(f"{row.name}.counted", x + 0.04, y + 0.24, counted)
-    sheet.write(f"{row.name}.note", x + 0.04, y + 0.36, say(note, dim=dim))
+    def head(self, own: int, model: int) -> None:
+        """What the layer is, its own live parameters and the model's, and whether its kernels follow the image."""
+        say, row, c = self.sheet.say, self.row, self.dim // 2
+        if not row.has_ka:
+            note = "no KA branch: window attention on all {dim} channels"
+        elif row.kernels == "identity":
+            note = "as run, it returns its input"
+        elif row.adaptive:
+            note = "its kernels differ from image to image (axis b)"
+        else:
+            note = f"its kernel{' is' if row.n_windows == 1 else 's are'} the same for every image"
+        counted = say("live parameters: {layer:,} in this layer, {model:,} in the model", layer=own, model=model)
+        title, x, y = say("{name}: Kernel Attention layer, c = {c}", name=row.name, c=c), self.x + 0.04, self.y
+        self.sheet.write(f"{row.name}.head", x, y + 0.1, title, TITLE + 1, weight="bold")
+        self.sheet.write(f"{row.name}.counted", x, y + 0.24, counted)
+        self.sheet.write(f"{row.name}.note", x, y + 0.36, say(note, dim=self.dim))
 
-    top = y + 0.46
-    placed, end = _place(parts, x, top + END + GAP)
-    out = end + GAP
-    image = shape("b c h w", dim)
-    for name, at in (("input, after LN1" if row.layernorm else "input, without LN1", top), ("output", out)):
-        span = (x + 0.04, x + RIGHT[1], at, END)
-        sheet.box(f"{row.name}.{name}", row.has_ka, span, WHITE, say(name), number=image)
-    _legend(sheet, row.name, x + RIGHT[0] + 0.02, top + END + 0.1)
-    for spot in placed:
-        part, count = spot.part, f"{spot.part.parameters:,}" if spot.part.parameters else ""
-        name = f"{row.name}.{part.slot}.{part.lane}.{spot.top - y:.2f}"
-        span = (spot.left, spot.right, spot.top, spot.bottom - spot.top)
-        sheet.box(name, part.present, span, SLOTS[part.slot], part.title, part.detail, count, INDENT)
-    if row.has_ka:
-        wiring = _Wiring(sheet, row, dim, placed, x, top + END, out)
-        wiring.image()
-        wiring.kernels()
-        wiring.maps()
+    def place(self, parts: Sequence[Part], y: float) -> tuple[list[_Placed], float]:
+        """Parts on the grid, the first slot's top at `y`; and where the last slot ends."""
+        spans = {"windows": LEFT, "global": RIGHT, "both": (LEFT[0], RIGHT[1])}
+        placed: list[_Placed] = []
+        lines, before = 0, None
+        for part in parts:
+            # Second convolutions by window kernels stand one below the other; the global kernel's spans both rows.
+            if before is None or part.slot != before.slot or part.lane == before.lane:
+                lines += 1
+            top, (left, right) = y + (lines - 1) * (SLOT + GAP), spans[part.lane]
+            tall = part.slot == "second convolution" and part.lane == "global"
+            placed.append(_Placed(part, self.x + left, self.x + right, top - SLOT - GAP if tall else top, top + SLOT))
+            before = part
+        return placed, y + lines * (SLOT + GAP) - GAP
 
-
-@dataclass(frozen=True)
-class _Wiring:
-    """A KA layer whose boxes are placed, and the arrows between them."""
-
-    sheet: Sheet
-    row: Variant
-    dim: int
-    placed: Sequence[_Placed]  # its parts, present and absent
-    x: float  # left edge of the layer
-    start: float  # bottom of the input's box
-    out: float  # top of the output's
+    def legend(self, x: float, y: float) -> None:
+        """In the right lane's free corner, above the first global kernel."""
+        for i, (what, text) in enumerate(LEGEND):
+            at = y + i * 0.135
+            if what in ("present", "absent"):
+                self.sheet.sample(what == "present", x, at)
+            else:
+                self.sheet.wire([(x, at), (x + 0.2, at)], image=what == "feature map")
+            self.sheet.write(f"{self.row.name}.legend.{what}", x + 0.27, at, self.sheet.say(text))
+        self.sheet.write(f"{self.row.name}.legend.count", x, y + 4 * 0.135, self.sheet.say("right: live parameters"))
 
     def present(self, *slots: str) -> list[_Placed]:
         return [at for at in self.placed if at.part.present and at.part.slot in slots]
@@ -139,8 +139,8 @@ class _Wiring:
 
     def label(self, at: _Placed, lane: str, bottom: float) -> None:
         """The shape of what leaves a part."""
-        tag = f"{self.row.name}.shape.{at.part.slot}.{lane}"
-        self.sheet.number(tag, self.lane_x(lane) + 0.07, bottom + GAP / 2, at.part.shape[lane])
+        place = self.lane_x(lane) + 0.07, bottom + GAP / 2
+        self.sheet.number(f"{self.row.name}.shape.{at.part.slot}.{lane}", *place, at.part.shape[lane])
 
     def image(self) -> None:
         """The image, past every part that looks at it."""
@@ -189,24 +189,11 @@ class _Wiring:
         second = [at for at in self.placed if at.part.slot == "second convolution"]
         after = self.present("fusion", "GELU")
         tops = [*(at.top for at in after), self.out]
-        for at in second:
-            if at.part.present:
-                x = self.lane_x(at.part.lane)
-                self.sheet.wire([(x, at.bottom), (x, tops[0])], image=True, bridge=True)
-                self.label(at, at.part.lane, max(other.bottom for other in second))
+        for at in self.present("second convolution"):
+            x = self.lane_x(at.part.lane)
+            self.sheet.wire([(x, at.bottom), (x, tops[0])], image=True, bridge=True)
+            self.label(at, at.part.lane, max(other.bottom for other in second))
         x = self.lane_x("windows")
         for at, y in zip(after, tops[1:], strict=True):
             self.sheet.wire([(x, at.bottom), (x, y)], image=True)
             self.label(at, "windows", at.bottom)
-
-
-def _legend(sheet: Sheet, name: str, x: float, y: float) -> None:
-    """In the right lane's free corner, above the first global kernel."""
-    for i, (what, text) in enumerate(LEGEND):
-        at = y + i * 0.135
-        if what in ("present", "absent"):
-            sheet.sample(what == "present", x, at)
-        else:
-            sheet.wire([(x, at), (x + 0.2, at)], image=what == "feature map")
-        sheet.write(f"{name}.legend.{what}", x + 0.27, at, sheet.say(text))
-    sheet.write(f"{name}.legend.count", x, y + 4 * 0.135, sheet.say("right: live parameters"))

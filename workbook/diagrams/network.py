@@ -24,18 +24,16 @@ GREEN, BLUE, ORANGE, PURPLE, SKY, VERMILLION = "#009E73", "#0072B2", "#E69F00", 
 def backbone(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, n_msi: int = 3) -> Figure:
     """The network of a variant, a SaR block in it, and a layer in that: two columns (182 mm) wide.
 
-    Shuffle, KA branch and the split around it stand as dashed outlines where the row lacks them.
-
-    The row need not be of the table; `dim` is the embedding width C, a multiple of 8; `language` is `en` or `zh`. An
-    unknown language, no font for it, or a size that cannot be built is a `KAError`.
+    Shuffle, KA branch and the split around it stand as dashed outlines where the row lacks them. The row need not be of
+    the table; `dim` is the embedding width C, a multiple of 8; `language` is `en` or `zh`. An unknown language, no font
+    for it, or a size that cannot be built is a `KAError`.
     """
     model = fresh_model(row, dim, n_bands, n_msi)
     sheet = Sheet(TWO_COLUMNS, 5.5, language)
     say = sheet.say
     head = "PSRT with KA ({name}), shuffle: {shuffle}" if row.has_ka else "PSRT, no KA, shuffle: {shuffle}"
-    title = say(head, name=row.name, shuffle=say(row.shuffle))
-    sheet.write("head", 0.06, 0.1, title, TITLE + 1, "bold")
     counted = say("{model:,} live parameters; of each part at its right", model=count_parameters(model))
+    sheet.write("head", 0.06, 0.1, say(head, name=row.name, shuffle=say(row.shuffle)), TITLE + 1, "bold")
     sheet.write("counted", 0.06, 0.24, counted)
     _draw_network(sheet, model, 0.06, 2.36)
     _draw_sar(sheet, model, 2.58, 4.36)
@@ -84,17 +82,16 @@ class _Panel:
         name = f"{self.tag}.{step.name}"
         if step.name.startswith("sum"):
             self.sheet.plus(f"present.{name}", self.wire_x, top + PLUS / 2)
-            return
-        span = (self.left if step.wide else self.edge, step.right or self.right, top, step.height)
-        text, indent = (step.title, step.detail, step.number), MARGIN if step.wide or step.right else INDENT
-        self.sheet.box(name, step.present, span, step.colour, *text, indent, step.line)
+        else:
+            span = (self.left if step.wide else self.edge, step.right or self.right, top, step.height)
+            text, indent = (step.title, step.detail, step.number), MARGIN if step.wide or step.right else INDENT
+            self.sheet.box(name, step.present, span, step.colour, *text, indent, step.line)
 
     def arrow(self, source: str, target: str, label: str, x: float | None = None) -> None:
         """From the bottom of a step to the top of another, a shape beside its end."""
-        x = self.wire_x if x is None else x
-        self.sheet.wire([(x, self.bottom[source]), (x, self.top[target])], image=True)
-        y = self.top[target] - self.gap / 2
-        self.sheet.number(f"{self.tag}.shape.{source}.{target}.{x:.2f}", x + 0.07, y, label)
+        x, end = self.wire_x if x is None else x, self.top[target]
+        self.sheet.wire([(x, self.bottom[source]), (x, end)], image=True)
+        self.sheet.number(f"{self.tag}.shape.{source}.{target}.{x:.2f}", x + 0.07, end - self.gap / 2, label)
 
     def shortcut(self, start: float, end: str, fork: bool = False) -> None:
         """A residual connection, down the left margin to a sum; from the main wire if `fork`."""
@@ -128,13 +125,12 @@ def _draw_network(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     pitch = (right - panel.edge) / len(WINDOWS)
     for i, block in enumerate(model.blocks):
         tag, top = f"a.block{i}", panel.top[f"block{i}"]
-        title = say("PSRT block {i}", i=i + 1)
-        sheet.write(f"present.{tag}.0", panel.edge + 0.06, top + 0.1, title, TITLE, "bold")
+        sheet.write(f"present.{tag}.0", panel.edge + 0.06, top + 0.1, say("PSRT block {i}", i=i + 1), TITLE, "bold")
         sheet.number(f"present.{tag}.number", right - 0.04, top + 0.1, _count(block), ha="right")
         for j, window in enumerate(WINDOWS):
             start, end = panel.edge + j * pitch + 0.06, panel.edge + (j + 1) * pitch - 0.06
-            span, size = (start, end, top + 0.22, 0.32), f"w = {window}"
-            sheet.box(f"a.sar{i}-{j}", True, span, GREEN, say("SaR"), size, centred=True)
+            span = (start, end, top + 0.22, 0.32)
+            sheet.box(f"a.sar{i}-{j}", True, span, GREEN, say("SaR"), f"w = {window}", centred=True)
             if j:
                 sheet.wire([(start - 0.12, top + 0.38), (start, top + 0.38)], image=True)
 
@@ -180,14 +176,12 @@ def _draw_inside(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     heads, width = real.attn.heads, real.attn.proj.in_features
     tokens = f"{say('{heads} heads × {d}', heads=heads, d=width // heads)}\n{say('w × w tokens')}"
     attention = (say("window attention"), half, BLUE, tokens, _count(real.attn))
-    moved = (say("pixels do not move here"), image, VERMILLION, "")
-    if moves:
-        moved = (say("pixels move"), image, VERMILLION, say("shuffle in L2, unshuffle in L3"))
+    title, where = ("pixels move", say("shuffle in L2, unshuffle in L3")) if moves else ("pixels do not move here", "")
     mlp = f"{dim} → {real.mlp.fc1.out_features} → {dim}, GELU"
     steps = [
         _Step("in", say("input"), image, wide=True),
         _Step("LN1", "LN1", image, ORANGE, number=_count(real.norm1)),
-        _Step("move", *moved, present=moves, height=SLOT),
+        _Step("move", say(title), image, VERMILLION, where, present=moves, height=SLOT),
         _Step("split", say("split channels" if splits else "no split"), half, BLACK, present=splits),
         _Step("attention", *attention, height=0.46, right=middle - 0.04, line=2),
         _Step("concatenate", say("concatenate" if splits else "no concatenation"), image, BLACK, present=splits),
@@ -203,14 +197,13 @@ def _draw_inside(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     if moves:
         y = panel.top["sum1"] + PLUS / 2
         sheet.write("c.misaligned", panel.wire_x + 0.14, y, say("added to pixels that did not move"))
-    start = middle + 0.04
-    span = (start, right, panel.top["attention"], 0.46)
+    span = (middle + 0.04, right, panel.top["attention"], 0.46)
     if real.ka is None:
         sheet.box("c.KA", False, span, PURPLE, say("no KA"), indent=INDENT)
-        return
-    sheet.box("c.KA", True, span, PURPLE, "KA", row.name, _count(real.ka))
-    panel.arrow("split", "attention", branch, start + WIRE)
-    panel.arrow("attention", "concatenate", branch, start + WIRE)
+    else:
+        sheet.box("c.KA", True, span, PURPLE, "KA", row.name, _count(real.ka))
+        panel.arrow("split", "attention", branch, middle + 0.04 + WIRE)
+        panel.arrow("attention", "concatenate", branch, middle + 0.04 + WIRE)
 
 
 def _count(module: torch.nn.Module) -> str:

@@ -44,10 +44,9 @@ HEADS = {
 def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figure:
     """Variants side by side: a row each, a column per slot of the KA layer, and live parameters.
 
-    A filled cell holds the part's setting; a dashed outline stands for a part that the variant lacks.
-
-    `names` are keys of `ka.VARIANTS`, top to bottom; `language` is `en` or `zh`. No names, an unknown one, an unknown
-    language, no font for it, or a `dim` that cannot be built is a `KAError`.
+    A filled cell holds the part's setting; a dashed outline stands for a part that the variant lacks. `names` are keys
+    of `ka.VARIANTS`, top to bottom; `language` is `en` or `zh`. No names, an unknown one, an unknown language, no font
+    for it, or a `dim` that cannot be built is a `KAError`.
     """
     rows = [variant(name) for name in names]
     if not rows:
@@ -59,8 +58,8 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
     sheet = Sheet(TWO_COLUMNS, head + pitch * len(rows) + 0.06, language)
     say = sheet.say
     for j, column in enumerate(HEADS):
-        centre, text = 0.04 + label + (j + 0.5) * step, say(HEADS[column])
-        sheet.write(f"head.{column}", centre, head / 2, text, TEXT, "bold", ha="center")
+        centre = 0.04 + label + (j + 0.5) * step
+        sheet.write(f"head.{column}", centre, head / 2, say(HEADS[column]), TEXT, "bold", ha="center")
     end = TWO_COLUMNS - 0.04
     sheet.write("head.live", end, head / 2, say("live\nparameters"), TEXT, "bold", ha="right")
     for i, row in enumerate(rows):
@@ -75,8 +74,7 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
             why = whys.get(row.kernels, "") if column == "window kernels" else ""
             span = (start + 0.02, start + step - 0.02, top, cell)
             sheet.cell(f"{row.name}.{column}", bool(text), span, SLOTS.get(column, BLACK), text or why)
-        live = count_parameters(fresh_model(row, dim))
-        sheet.number(f"{row.name}.live", end, middle, f"{live:,}", ha="right")
+        sheet.number(f"{row.name}.live", end, middle, f"{count_parameters(fresh_model(row, dim)):,}", ha="right")
     return sheet.figure
 
 
@@ -102,9 +100,6 @@ def all_diagrams(language: str = "en") -> dict[str, Callable[[], Figure]]:
     bodies: dict[tuple[str, bool], Variant] = {}
     for row in VARIANTS.values():
         bodies.setdefault((row.shuffle, row.has_ka), row)
-    for row in bodies.values():
-        drawn[f"backbone_{row.name}{end}"] = partial(backbone, row, language=language)
-    for row in VARIANTS.values():
-        if row.has_ka:
-            drawn[f"layer_{row.name}{end}"] = partial(layer, row, language=language)
-    return drawn
+    drawn |= {f"backbone_{row.name}{end}": partial(backbone, row, language=language) for row in bodies.values()}
+    rows = [row for row in VARIANTS.values() if row.has_ka]
+    return drawn | {f"layer_{row.name}{end}": partial(layer, row, language=language) for row in rows}

@@ -26,9 +26,8 @@ Span = tuple[float, float, float, float]
 
 
 class Sheet:
-    """A figure in inches from its top left corner, and the few shapes that diagrams are made of.
-
-    What is drawn carries a gid, `present.diagram.part…` or `absent.diagram.part…`, so that a test can read the figure.
+    """A figure in inches from its top left corner, and the few shapes that diagrams are made of. What is drawn carries
+    a gid, `present.diagram.part…` or `absent.diagram.part…`, so that a test can read the figure.
     """
 
     def __init__(self, width: float, height: float, language: str) -> None:
@@ -95,9 +94,8 @@ class Sheet:
     def wire(
         self, points: Sequence[tuple[float, float]], *, image: bool, arrow: bool = True, bridge: bool = False
     ) -> None:
-        """A line through points: thick blue for feature maps, thin black for kernels.
-
-        A bridge leaves a gap in the wires under it.
+        """A line through points: thick blue for feature maps, thin black for kernels. A bridge leaves a gap in the
+        wires under it.
         """
         colour, width = (MAP, 1.8) if image else (KERNEL, 0.9)
         path = list(points)

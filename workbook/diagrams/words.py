@@ -14,12 +14,8 @@ from ka.errors import KAError
 
 #: Families with Chinese glyphs, as Debian and others install them, where zhplot of PyPI is not.
 CHINESE_FONTS = (
-    "Noto Sans SC",
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "Source Han Sans CN",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
+    *("Noto Sans SC", "Noto Sans CJK SC", "Source Han Sans SC", "Source Han Sans CN"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
     "Noto Sans CJK JP",  # the face of Debian's Noto collection that matplotlib finds; it has these characters too
 )
 
@@ -44,14 +40,12 @@ class Words:
         return (chinese()[english] if self.language == "zh" else english).format(**values)
 
     def font(self) -> dict[str, Any]:
-        """Arguments of `FontProperties` that give this language its glyphs (in Chinese of one weight).
-
-        Without a font that has them, a `KAError`.
+        """Arguments of `FontProperties` that give this language its glyphs (in Chinese of one weight). Without a font
+        that has them, a `KAError`.
         """
         if self.language == "en":
             return {}
-        # The package's font first, so that files are the same everywhere; importing it would change matplotlib's
-        # settings.
+        # The package's font first, so that files are the same everywhere; to import it would change matplotlib's style.
         with suppress(importlib.metadata.PackageNotFoundError):
             package = importlib.metadata.distribution("zhplot")
             file = Path(str(package.locate_file("zhplot/fonts/NotoSansSC-Regular.ttf")))
@@ -61,7 +55,5 @@ class Words:
         for family in CHINESE_FONTS:
             if family in installed:
                 return {"family": [family, "DejaVu Sans"], "weight": "normal"}
-        raise KAError(
-            "no font with Chinese glyphs is installed, and language='zh' needs one; "
-            "pip install zhplot (or, on Debian, apt install fonts-wqy-microhei), or choose language='en'"
-        )
+        cure = "pip install zhplot (or, on Debian, apt install fonts-wqy-microhei), or choose language='en'"
+        raise KAError(f"no font with Chinese glyphs is installed, and language='zh' needs one; {cure}")

@@ -43,11 +43,11 @@ class Explorer(ABC):
         common = {name: menu(name) for name in ("show", "model", "image")}
         self.controls = {**common, "layer": slider("layer", 1, len(LAYERS)), **further}
         self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        self.picture.add_class("ka-picture")
         self.message = ipywidgets.HTML()
         layout = {"display": "flex", "flex_flow": "row wrap", "max_width": "1100px"}
         rows = ipywidgets.Box(list(self.controls.values()), layout=layout)
         self.box = ipywidgets.VBox([rows, self.message, self.picture]).add_class("ka-explorer")
-        self.picture.add_class("ka-picture")
         self._paused = False
         for name, control in self.controls.items():
             control.add_class(f"ka-{name}")
@@ -60,9 +60,8 @@ class Explorer(ABC):
         What depends on a changed value (the kernels that a model has, say) follows it, as the controls would. Unknown
         names, values that are no choice, and choices for which there is no picture are a `KAError`.
         """
-        for name in changes:
-            if name not in self.controls:
-                raise unknown("control", name, self.controls)
+        if others := changes.keys() - self.controls:
+            raise unknown("control", min(others), self.controls)
         values = {name: control.value for name, control in self.controls.items()} | changes
         for name, choices in self.choices(values):
             if name in changes and isinstance(choices, range):
@@ -71,10 +70,10 @@ class Explorer(ABC):
                 raise unknown(name, values[name], map(str, choices))
             elif values[name] not in choices:
                 values[name] = _instead(choices)
-        trace, index = self.catalog.trace(values["model"], values["image"]), values["layer"] - 1
-        title = f"{values['model']}, {LAYERS[index]}"
-        chosen = SimpleNamespace(**values, catalog=self.catalog, trace=trace, index=index, title=title)
-        return self.pictures[values["show"]](chosen)
+        chosen = SimpleNamespace(**values, catalog=self.catalog, index=values["layer"] - 1)
+        chosen.trace = self.catalog.trace(chosen.model, chosen.image)
+        chosen.title = f"{chosen.model}, {LAYERS[chosen.index]}"
+        return self.pictures[chosen.show](chosen)
 
     def choices(self, values: Mapping[str, Any]) -> Choices:
         """Every control and its choices, those first on which others depend; `values` is what was chosen so far."""
@@ -179,10 +178,8 @@ def _moved(chosen: SimpleNamespace) -> Figure:
 
 
 class KernelExplorer(Explorer):
-    """Window kernels and the global kernel of a layer, from all sides.
-
-    Further controls: kernel, output and input (channels from 1), colours (one scale for all parts), beside (a second
-    image, for how kernels move).
+    """Window kernels and the global kernel of a layer, from all sides. Further controls: kernel, output and input
+    (channels from 1), colours (one scale for all parts), beside (a second image, for how kernels move).
     """
 
     pictures: ClassVar = {
@@ -232,8 +229,10 @@ def _from_0(choice: str | int) -> int | None:
 
 
 def _kernel_sa(chosen: SimpleNamespace) -> Figure:
-    weights = attention.kernel_sa(chosen.trace, chosen.index)
-    title = f"{_kernel_sa_title(chosen.trace)}, {chosen.title}"
+    weights, title = (
+        attention.kernel_sa(chosen.trace, chosen.index),
+        f"{_kernel_sa_title(chosen.trace)}, {chosen.title}",
+    )
     return attention_figures.kernel_sa_map(weights, _from_0(chosen.head), _from_0(chosen.filter), title)
 
 
@@ -242,9 +241,8 @@ def _kernel_sa_title(trace: Trace) -> str:
 
 
 class AttentionExplorer(Explorer):
-    """Window attention of a pixel that is chosen by clicking the image (`scene`), kernel SA, and entropies.
-
-    Further controls: head, row and col (the pixel, from 0), filter (of kernel SA).
+    """Window attention of a pixel that is chosen by clicking the image (`scene`), kernel SA, and entropies. Further
+    controls: head, row and col (the pixel, from 0), filter (of kernel SA).
     """
 
     pictures: ClassVar = {
@@ -265,12 +263,10 @@ class AttentionExplorer(Explorer):
         h, w, _ = next(iter(catalog.images.values())).picture.shape
         row, col = slider("row", 0, h - 1), slider("column", 0, w - 1)
         row.value, col.value = h // 2, w // 2
-        self.scene = ipywidgets.Image(format="png", layout={"max_width": "none"})
-        self.scene.add_class("ka-scene")
+        self.scene = ipywidgets.Image(format="png", layout={"max_width": "none"}).add_class("ka-scene")
         Event(source=self.scene, watched_events=["click"]).on_dom_event(self.click)
         super().__init__(catalog, {"head": menu("head"), "filter": menu("filter"), "row": row, "col": col})
-        hint = ipywidgets.HTML("Click a pixel:")
-        scene = ipywidgets.VBox([hint, self.scene], layout={"flex": "0 0 auto"})
+        scene = ipywidgets.VBox([ipywidgets.HTML("Click a pixel:"), self.scene], layout={"flex": "0 0 auto"})
         *above, picture = self.box.children
         picture.layout.min_width = "0"  # it gives way to the image beside it
         self.box.children = [*above, ipywidgets.HBox([scene, picture])]

@@ -4,8 +4,8 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tabulate import tabulate
 
@@ -27,8 +27,7 @@ BOLD = ("\ue000", "\ue001")
 """What stands around bold text until a format has its own marks (private characters, which no text of ours has)."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """One of the tables that a results table is printed as."""
 
     title: str
@@ -39,10 +38,8 @@ class Section:
 def sections(table: Table) -> list[Section]:
     """Quality, differences (where there are any), and cost."""
     heads = [METRICS[metric].heading for metric in SHOWN]
-    quality = [
-        [row.name, _seeds(row), *_quality(row), *(_printed(row, metric) for metric in SHOWN)] for row in table.rows
-    ]
-    parts = [Section("Quality", ["model", "seeds", *heads, *(f"study: {head}" for head in heads)], quality)]
+    cells = [[row.name, _seeds(row), *_quality(row), *(_printed(row, key) for key in SHOWN)] for row in table.rows]
+    parts = [Section("Quality", ["model", "seeds", *heads, *(f"study: {head}" for head in heads)], cells)]
     compared = [row for row in table.rows if row.differences]
     if compared:
         judged = any(difference.low is not None for row in compared for difference in row.differences.values())
@@ -80,25 +77,16 @@ def to_markdown(table: Table) -> str:
 
 
 def to_readme(table: Table, language: str = "en") -> str:
-    """Quality and the difference in PSNR as one Markdown table, in English (`en`) or Chinese (`zh`).
-
-    Raises:
-        KAError: another language.
-    """
+    """Quality and the difference in PSNR as one Markdown table, in English (`en`) or Chinese (`zh`)."""
     if language not in README_HEADS:
         raise unknown("language", language, README_HEADS)
     model, seeds, gap, printed, absent = README_HEADS[language]
     head = [model, seeds, *(METRICS[metric].heading for metric in SHOWN), gap.format(baseline=table.baseline), printed]
-    rows = [
-        [
-            f"`{row.name}`",
-            _seeds(row),
-            *([_mean(row.stats[metric]) for metric in SHOWN] if row.stats else [absent, "–", "–"]),
-            interval(row.differences.get("psnr")),
-            _printed(row, "psnr"),
-        ]
-        for row in table.rows
-    ]
+    rows = []
+    for row in table.rows:
+        quality = [_mean(row.stats[metric]) for metric in SHOWN] if row.stats else [absent, "–", "–"]
+        gap_psnr = interval(row.differences.get("psnr"))
+        rows.append([f"`{row.name}`", _seeds(row), *quality, gap_psnr, _printed(row, "psnr")])
     return _github(head, rows) + "\n"
 
 
@@ -184,18 +172,11 @@ def _plain(record: object, name: str) -> str:
 
 
 def write(table: Table, folder: str | Path) -> list[Path]:
-    """Write the table as `results.csv`, `.md` and `.tex`, and both figures as PDF; each whole or not at all.
-
-    Raises:
-        KAError: the folder cannot be written.
-    """
-    files = {
-        "results.csv": to_csv(table).encode(),
-        "results.md": to_markdown(table).encode(),
-        "results.tex": to_latex(table).encode(),
-        "differences.pdf": encoded(forest(table), "pdf"),
-        "quality_cost.pdf": encoded(quality_against_cost(table), "pdf"),
-    }
+    """Write the table as `results.csv`, `.md` and `.tex`, and both figures as PDF; each whole or not at all."""
+    texts = {"results.csv": to_csv, "results.md": to_markdown, "results.tex": to_latex}
+    files = {name: text(table).encode() for name, text in texts.items()}
+    for name, draw in (("differences.pdf", forest), ("quality_cost.pdf", quality_against_cost)):
+        files[name] = encoded(draw(table), "pdf")
     for name, data in files.items():
         write_bytes(Path(folder) / name, data)
     return [Path(folder) / name for name in files]

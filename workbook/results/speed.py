@@ -64,9 +64,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pair:
-    """One computation, fast against plain: median milliseconds, and peak memory above weights and inputs in MiB.
-
-    On the CPU memory is that of PyTorch's allocator (without what oneDNN takes for itself), the same in every run.
+    """One computation, fast against plain: median milliseconds, and peak memory above weights and inputs in MiB. On the
+    CPU memory is that of PyTorch's allocator (without what oneDNN takes for itself), the same in every run.
     """
 
     ms: float
@@ -179,29 +178,23 @@ class Measurement:
 
     def of_gemm(self, name: str) -> float:
         """FLOPs per second of a variant's training step, of what the matrix product reached."""
-        speed = self.variants[name]
-        return 1e3 * speed.step_gflops / speed.step.ms / self.gemm["float32"]
+        return 1e3 * self.variants[name].step_gflops / self.variants[name].step.ms / self.gemm["float32"]
 
     def of_copy(self, name: str) -> float:
         """Bytes per second that the operations of a training step read and write, of what the copy reached."""
-        speed = self.variants[name]
-        return 1e3 * speed.step_gb / speed.step.ms / self.copy
+        return 1e3 * self.variants[name].step_gb / self.variants[name].step.ms / self.copy
 
 
 @dataclass(frozen=True)
 class Record:
-    """The file: measurements by device."""
+    """The file."""
 
     format: Literal[1]
     devices: dict[str, Measurement]
 
 
 def read(path: str | Path) -> dict[str, Measurement]:
-    """Measurements by device; empty if there is no file.
-
-    Raises:
-        KAError: the file is damaged or of another kind.
-    """
+    """Measurements by device; empty if there is no file. One that is damaged or of another kind is a `KAError`."""
     try:
         record = msgspec.json.decode(Path(path).read_bytes(), type=Record)
         if wrong := [device for device, entry in record.devices.items() if entry.device != device]:

@@ -60,11 +60,7 @@ class Record:
 
     @classmethod
     def of(cls, run: Run) -> "Record":
-        """What is kept of a finished run.
-
-        Raises:
-            KAError: it is not finished, or one of its files is damaged.
-        """
+        """What is kept of a finished run; one that is not finished, or has a damaged file, is a `KAError`."""
         if not run.finished:
             raise KAError(f"{run.path} is not a finished run; train it to its end first (the same command goes on)")
         config, metrics = run.config(), run.metrics()
@@ -96,10 +92,8 @@ class Result:
 
     @classmethod
     def of(cls, record: Record, where: Path) -> "Result":
-        """Check what the record's types do not say.
-
-        Raises:
-            KAError: an impossible configuration, a method or metric that is missing, scenes that differ.
+        """Check what the record's types do not say: an impossible configuration, a missing method or metric, and scenes
+        that differ are a `KAError`.
         """
         try:
             embedded = record.config.get("dataset", "indian_pines") == "indian_pines"
@@ -115,7 +109,6 @@ class Result:
 
     @property
     def name(self) -> str:
-        """Variant and seed, as in the file's name."""
         return f"{self.config.variant}-seed{self.config.seed}"
 
     @property
@@ -142,25 +135,22 @@ def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 def export(run: Run, folder: str | Path, protocol: str) -> Path:
     """Write a finished run as `folder/<protocol>/<variant>-seed<k>.json`, whole or not at all.
 
-    Raises:
-        KAError: the run is not finished or damaged; a protocol name that is no plain name; the run does not fit the
-            protocol's other results. Nothing is written then.
+    A run that is damaged, not finished, or does not fit the protocol's other results, and a protocol name that is no
+    plain name, are a `KAError`; nothing is written then.
     """
-    record = Record.of(run)
-    result = Result.of(record, run.path)
+    result = Result.of(Record.of(run), run.path)
     place = _folder(folder, protocol)
     path = place / f"{result.name}.json"
     check([*(_load(other) for other in _files(place) if other != path), result])
-    write_json(path, asdict(record))
+    write_json(path, asdict(result.record))
     return path
 
 
 def read(folder: str | Path, protocol: str) -> list[Result]:
     """All results of a protocol, in the order of variants and seeds; empty if the folder holds no protocol at all.
 
-    Raises:
-        KAError: no such protocol among those there are; a damaged or foreign file (named); results that do not
-            belong together (see `check`).
+    No such protocol among those there are, a damaged or foreign file (it is named), and results that do not belong
+    together (see `check`) are a `KAError`.
     """
     known = protocols(folder)
     if known and protocol not in known:
@@ -169,10 +159,8 @@ def read(folder: str | Path, protocol: str) -> list[Result]:
 
 
 def from_runs(folder: str | Path) -> list[Result]:
-    """All finished runs among the run folders in `folder`, in the order of variants and seeds.
-
-    Raises:
-        KAError: no such folder; a damaged run; runs that do not belong together (see `check`).
+    """All finished runs among the run folders in `folder`, in the order of variants and seeds; no such folder, a
+    damaged run, and runs that do not belong together (see `check`) are a `KAError`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -187,11 +175,7 @@ def protocols(folder: str | Path) -> list[str]:
 
 
 def merge(results: Sequence[Result], more: Sequence[Result]) -> list[Result]:
-    """Both together; a run that was exported before, and so is in both with equal numbers, counts once.
-
-    Raises:
-        KAError: they do not belong together (see `check`).
-    """
+    """Both together, if they belong together (see `check`); a run that is in both with equal numbers counts once."""
     known = {result.name: result.methods for result in results}
     return check([*results, *(result for result in more if known.get(result.name) != result.methods)])
 
@@ -199,9 +183,8 @@ def merge(results: Sequence[Result], more: Sequence[Result]) -> list[Result]:
 def check(results: Iterable[Result]) -> list[Result]:
     """Results of one protocol, sorted by variant and seed.
 
-    Raises:
-        KAError: configurations that differ in more than variant and seed (the fields are named); a variant with the
-            same seed twice; other test scenes, or other values of the methods without training.
+    A `KAError`: configurations that differ in more than variant and seed (the fields are named); a variant with the
+    same seed twice; other test scenes, or other values of the methods without training.
     """
     order = list(VARIANTS)
     ordered = sorted(results, key=lambda result: (order.index(result.config.variant), result.config.seed))
@@ -225,10 +208,8 @@ def _alike(first: Evaluation, second: Evaluation) -> bool:
     """The same scenes and, up to the rounding of another machine, the same values."""
     if set(first.scenes) != set(second.scenes):
         return False
-    a, b = (
-        np.array([[evaluation.scenes[scene][metric] for metric in SHOWN] for scene in first.scenes])
-        for evaluation in (first, second)
-    )
+    pairs = [(first.scenes[scene][metric], second.scenes[scene][metric]) for scene in first.scenes for metric in SHOWN]
+    a, b = np.array(pairs).T
     return bool(np.allclose(a, b, rtol=1e-3, atol=0, equal_nan=True))
 
 
@@ -254,22 +235,17 @@ def _load(path: Path) -> Result:
 
 
 def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
-    """Keep a finished run's best weights as `<variant>.safetensors` in a folder: float16, half the size.
-
-    The header says what they were trained on.
-
-    Raises:
-        KAError: the run is not finished, or the file cannot be written.
-    """
+    """Keep a finished run's best weights as `<variant>.safetensors` in a folder (see `keep_weights`)."""
     path = Path(folder) / f"{run.metrics()['variant']}.safetensors"
     keep_weights(run, path)
     return path
 
 
 def keep_weights(run: Run, path: Path) -> None:
-    """Write a finished run's best weights in float16, with what they were trained on; errors as `ship`."""
+    """Write a finished run's best weights in float16, half the size; the header says what they were trained on. A run
+    that is not finished, and a file that cannot be written, are a `KAError`.
+    """
     metrics = run.metrics()
     psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite
-    notes = {"dataset": metrics["dataset"], "step": metrics["best"]["step"]}
-    notes |= {} if psnr is None else {"psnr": round(psnr, 3)}
-    save_weights(path, run.model("best"), half=True, **notes)
+    known = {} if psnr is None else {"psnr": round(psnr, 3)}
+    save_weights(path, run.model("best"), half=True, dataset=metrics["dataset"], step=metrics["best"]["step"], **known)

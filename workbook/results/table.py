@@ -59,21 +59,15 @@ class Table:
 
 
 def table(
-    results: Sequence[Result],
-    baseline: str = BASELINE,
-    which: str = "best",
-    measurement: Measurement | None = None,
+    results: Sequence[Result], baseline: str = BASELINE, which: str = "best", measurement: Measurement | None = None
 ) -> Table:
     """The results of one protocol as a table; what was not run has a row without numbers.
 
     Args:
-        results: from `read`, `from_runs` or `merge`.
-        baseline: the variant that differences are taken to.
-        which: `best` (chosen on validation scenes), `last` or `average` weights.
+        results: from `read`, `from_runs` or `merge`; if they do not belong together, a `KAError`.
+        baseline: the variant that differences are taken to; an unknown one is a `KAError`.
+        which: `best` (chosen on validation scenes), `last` or `average` weights; any other is a `KAError`.
         measurement: what `make bench` measured for CAVE at dim 48 (`speed.read`); without it rows have no costs.
-
-    Raises:
-        KAError: unknown baseline or weights; results that do not belong together.
     """
     variant(baseline)
     if which not in WEIGHTS:
@@ -121,15 +115,11 @@ def _scenes(results: Sequence[Result]) -> list[str]:
 
 
 def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[str, Values]]:
-    """Variant → metric → its values, seeds × scenes (in one order of scenes); empty where there is no run.
-
-    `results` and `which` are as in `table`.
+    """Variant → metric → its values, seeds × scenes (in one order of scenes); empty where there is no run. `results`
+    and `which` are as in `table`.
     """
-    scenes = _scenes(results)
-    return {
-        name: _values([result.methods[which] for result in of_variant], scenes)
-        for name, of_variant in by_variant(results).items()
-    }
+    scenes, runs = _scenes(results), by_variant(results)
+    return {name: _values([run.methods[which] for run in runs[name]], scenes) for name in runs}
 
 
 def differences(
@@ -158,18 +148,14 @@ def differences(
 def _values(evaluations: Sequence[Evaluation], scenes: Sequence[str]) -> dict[str, Values]:
     if not evaluations or not scenes:
         return {}
-    return {
-        metric: np.array([[evaluation.scenes[scene][metric] for scene in scenes] for evaluation in evaluations])
-        for metric in SHOWN
-    }
+    whole = [[evaluation.scenes[scene] for scene in scenes] for evaluation in evaluations]
+    return {metric: np.array([[values[metric] for values in row] for row in whole]) for metric in SHOWN}
 
 
 def _stats(values: Mapping[str, Values]) -> dict[str, Stat]:
     means = {metric: numbers.mean(1) for metric, numbers in values.items()}
-    return {
-        metric: Stat(float(mean.mean()), float(mean.std(ddof=1)) if len(mean) > 1 else None)
-        for metric, mean in means.items()
-    }
+    stds = {metric: float(mean.std(ddof=1)) if len(mean) > 1 else None for metric, mean in means.items()}
+    return {metric: Stat(float(mean.mean()), stds[metric]) for metric, mean in means.items()}
 
 
 def _bold(rows: Sequence[Row]) -> list[Row]:

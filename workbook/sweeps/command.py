@@ -45,7 +45,6 @@ class Parser(argparse.ArgumentParser):
         self.add("--hours", argparse.SUPPRESS)
 
     def add(self, name: str, text: str, **options: Any) -> None:
-        """One more argument."""
         self.add_argument(name, help=text, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -57,10 +56,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line; an argument that does not exist, or a value of the wrong kind, is a `KAError`."""
     asked = Parser().parse_args(arguments)
     if asked.hours is not None:
-        raise KAError(
-            "--hours is no more: runs are not fitted to hours; give their length with --iterations N, and look at the "
-            "time that is left with --dry-run, after the first validation"
-        )
+        cure = "give their length with --iterations N, and look at the time that is left with --dry-run"
+        raise KAError(f"--hours is no more: runs are not fitted to hours; {cure}, after the first validation")
     if asked.jobs < 0 or asked.minutes < 1:
         raise KAError(f"--jobs {asked.jobs} and --minutes {asked.minutes} have to be at least 1")
     asked.set, asked.slurm = parse_fields(asked.set), parse_fields(asked.slurm, "--slurm")
@@ -72,12 +69,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def prepare(asked: argparse.Namespace) -> Sweep:
-    """What the command line asks for: a new folder's plan is written, an old one's is added to.
-
-    Nothing is written if something is wrong, or with `--dry-run`.
-
-    Raises:
-        KAError: the plan is another; names, values, data or a device that do not exist.
+    """What the command line asks for: a new folder's plan is written, an old one's is added to. Another plan, and
+    names, values, data or a device that do not exist, are a `KAError`. Nothing is written then, or with `--dry-run`.
     """
     folder = Path(asked.out).resolve()
     path = folder / "plan.json"

@@ -42,19 +42,15 @@ class Sweep:
     total: int | None = None  # iterations of a run; None where that depends on scenes that are not here
 
     def config(self, planned: Planned) -> Config:
-        """The configuration of a run here."""
         return self.plan.config(planned, self.data, self.device, str(self.run(planned).path))
 
     def run(self, planned: Planned) -> Run:
-        """Its run folder."""
         return Run(self.folder / "runs" / planned.name)
 
     def result(self, planned: Planned) -> Path:
-        """Its metrics."""
         return self.folder / "results" / self.plan.protocol / f"{planned.name}.json"
 
     def weights(self, planned: Planned) -> Path:
-        """Its best weights in float16."""
         return self.folder / "weights" / f"{planned.name}.safetensors"
 
     def failure(self, planned: Planned) -> Path:
@@ -70,7 +66,6 @@ class Sweep:
         return FileLock(self.folder / "claims" / f"{planned.name}.lock")
 
     def claimed(self, planned: Planned) -> bool:
-        """Whether a process works at it."""
         claim = self.claim(planned)
         if not Path(claim.lock_file).exists():
             return False
@@ -95,10 +90,8 @@ class Sweep:
         return self.plan.shared["dataset"] != "indian_pines" and self.data is None
 
     def load(self) -> Data | None:
-        """The scenes, if a run still has to be trained; CAVE's are read when first asked for.
-
-        Raises:
-            KAError: the data, or the device of a local sweep, are not here.
+        """The scenes, if a run still has to be trained; CAVE's are read when first asked for. Where the data, or the
+        device of a local sweep, are not here: a `KAError`.
         """
         untrained = [planned for planned in self.missing if not self.run(planned).finished]
         if not untrained:

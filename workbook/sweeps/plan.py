@@ -33,8 +33,7 @@ class Planned:
     seed: int
 
     @property
-    def name(self) -> str:
-        """What its folder and its files are called."""
+    def name(self) -> str:  # of its folder and its files
         return f"{self.variant}-seed{self.seed}"
 
 
@@ -52,10 +51,8 @@ class Plan:
     def new(
         cls, protocol: str, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None, **changes: Any
     ) -> Self:
-        """A plan of a preset, seed by seed: of all rows, of the preset's seed, with fields of `Config` changed.
-
-        Raises:
-            KAError: unknown preset, variant or field, impossible value.
+        """A plan of a preset, seed by seed: of all rows, of the preset's seed, with fields of `Config` changed. An
+        unknown preset, variant or field, or an impossible value, is a `KAError`.
         """
         if protocol not in PRESETS:
             raise unknown("protocol", protocol, PRESETS)
@@ -86,24 +83,19 @@ class Plan:
         return Config(**self.shared | here, run_dir=run_dir)
 
     def check(self, protocol: str | None, **changes: Any) -> None:
-        """Hold what is asked against what was planned; a protocol of None was not asked.
-
-        Raises:
-            KAError: they contradict each other; the differences are listed.
+        """Hold what is asked against what was planned (a protocol of None was not asked): a `KAError` lists how they
+        differ.
         """
         _check_changes(changes)
         there = {"protocol": self.protocol} | self.shared
         asked = ({} if protocol is None else {"protocol": protocol}) | changes
-        if differences := [
-            f"{key}: {there[key]!r} there, {value!r} asked" for key, value in asked.items() if there[key] != value
-        ]:
-            raise KAError(
-                f"the plan is another ({'; '.join(differences)}); leave these out to go on with it (only --variants "
-                "and --seeds may add to it), or choose another --out"
-            )
+        others = [(key, value) for key, value in asked.items() if there[key] != value]
+        if others:
+            differences = "; ".join(f"{key}: {there[key]!r} there, {value!r} asked" for key, value in others)
+            cure = "leave these out to go on with it (only --variants and --seeds may add to it)"
+            raise KAError(f"the plan is another ({differences}); {cure}, or choose another --out")
 
     def write(self, path: Path) -> None:
-        """Write the plan, whole or not at all."""
         write_json(path, asdict(self))
 
     @classmethod
@@ -118,10 +110,8 @@ class Plan:
         except FileNotFoundError:
             return None
         except (msgspec.MsgspecError, OSError, ValueError, LookupError, TypeError) as error:
-            raise KAError(
-                f"{path} is damaged or of another version of this workbook ({error}); restore it, or choose another "
-                "--out"
-            ) from error
+            what = f"{path} is damaged or of another version of this workbook ({error})"
+            raise KAError(f"{what}; restore it, or choose another --out") from error
         return plan
 
 

@@ -30,10 +30,8 @@ def run(sweep: Sweep, show: Callable[[Sequence[Standing]], object]) -> list[Stan
     """Start jobs for all runs that are not done, show how the runs stand until all jobs have ended, and give the last.
 
     Local jobs end with this process and with Ctrl-C; their runs go on with the next call. Those of Slurm go on without
-    it, and are taken over by the next call if they are still queued or running.
-
-    Raises:
-        KAError: there is no Slurm here, or it refused.
+    it, and are taken over by the next call if they are still queued or running. No Slurm, or one that refuses, is a
+    `KAError`.
     """
     (_on_slurm if sweep.cluster == "slurm" else _here)(sweep, lambda queued: show(standings(sweep, queued)))
     last = standings(sweep)
@@ -51,9 +49,8 @@ def gpus(device: str) -> list[str]:
 
 
 def places(device: str, jobs: int) -> list[dict[str, Any]]:
-    """What each of so many runs side by side may use (0 jobs: one per GPU, or per two cores): a GPU, or a thread.
-
-    A run alone has all threads. With fewer cores than jobs there are fewer places.
+    """What each of so many runs side by side may use (0 jobs: one per GPU, or per two cores): a GPU, or a thread. A run
+    alone has all threads. With fewer cores than jobs there are fewer places.
     """
     cards = gpus(device)
     if cards:
@@ -111,7 +108,11 @@ def _here(sweep: Sweep, look: Callable[[Sequence[str]], object]) -> None:
             if working:
                 time.sleep(EVERY)
     finally:
-        _stop([job for *_, job in working])
+        for *_, job in working:
+            job.cancel()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not all(job.done() for *_, job in working):
+            time.sleep(0.05)
 
 
 def _clear_up(sweep: Sweep, planned: Planned, job: Job) -> None:
@@ -122,15 +123,6 @@ def _clear_up(sweep: Sweep, planned: Planned, job: Job) -> None:
         note_failure(sweep, planned, line)
     for pickle in (job.paths.submitted_pickle, job.paths.result_pickle):
         pickle.unlink(missing_ok=True)
-
-
-def _stop(jobs: Sequence[Job], patience: float = 10.0) -> None:
-    """Stop jobs and wait for their end."""
-    for job in jobs:
-        job.cancel()
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and not all(job.done() for job in jobs):
-        time.sleep(0.05)
 
 
 def _on_slurm(sweep: Sweep, look: Callable[[Sequence[str]], object]) -> None:
@@ -148,17 +140,14 @@ def _on_slurm(sweep: Sweep, look: Callable[[Sequence[str]], object]) -> None:
 
 def _submitted(sweep: Sweep) -> list[Job]:
     note = sweep.folder / "jobs" / "queued.json"
-    alive: dict[str, Job] = {}
-    for name, number in _queued(note).items():
-        job: Job = submitit.SlurmJob(note.parent, number)
-        if not ended([job]):
-            alive[name] = job
+    known: dict[str, Job] = {name: submitit.SlurmJob(note.parent, number) for name, number in _queued(note).items()}
+    alive = {name: job for name, job in known.items() if not ended([job])}
     rest = [planned for planned in sweep.missing if planned.name not in alive]
     if rest:
         executor = submitit.AutoExecutor(note.parent, cluster="slurm", slurm_max_num_timeout=10**6)
-        known = submitit.SlurmExecutor._valid_parameters()
-        own = {f"slurm_{key}": value for key, value in sweep.slurm.items() if key in known}
-        more = {key: value for key, value in sweep.slurm.items() if key not in known}
+        its_own = submitit.SlurmExecutor._valid_parameters()
+        own = {f"slurm_{key}": value for key, value in sweep.slurm.items() if key in its_own}
+        more = {key: value for key, value in sweep.slurm.items() if key not in its_own}
         times = {"timeout_min": sweep.minutes, "slurm_array_parallelism": sweep.jobs or 1000}
         executor.update_parameters(name="ka", **times, **own, slurm_additional_parameters=more)
         where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
@@ -173,16 +162,14 @@ def _submitted(sweep: Sweep) -> list[Job]:
 def _queued(path: Path) -> Mapping[str, str]:
     """Names of runs and numbers of the jobs that former calls gave them."""
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): str(number) for name, number in numbers.items()}
+        return {str(name): str(job) for name, job in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
 def ended(jobs: Sequence[Job]) -> bool:
-    """Whether no job of Slurm is queued or running.
-
-    Its queue is asked, as the accounting, which submitit asks, may be off; and a killed job leaves no result.
+    """Whether no job of Slurm is queued or running. Its queue is asked, as the accounting, which submitit asks, may be
+    off; and a killed job leaves no result.
     """
     queued = {job.job_id for job in jobs if not job.paths.result_pickle.exists()}
     if not queued:

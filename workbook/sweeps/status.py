@@ -38,7 +38,6 @@ class Standing:
         return (self.total - self.step) * self.seconds / self.step
 
     def row(self) -> dict[str, str]:
-        """Cells for a table."""
         return {
             "run": self.name,
             "state": self.state,
@@ -106,10 +105,8 @@ def headline(sweep: Sweep) -> str:
     """The plan in a line."""
     shared, count, missing = sweep.plan.shared, len(sweep.plan.runs), len(sweep.missing)
     length = f"{shared['iterations']} iterations" if shared["epochs"] is None else f"{shared['epochs']} epochs"
-    return (
-        f"{sweep.plan.protocol}: {count} runs of {length} (dim {shared['dim']}, batch {shared['batch']}), "
-        f"{count - missing} done, {missing} missing"
-    )
+    runs = f"{count} runs of {length} (dim {shared['dim']}, batch {shared['batch']})"
+    return f"{sweep.plan.protocol}: {runs}, {count - missing} done, {missing} missing"
 
 
 def describe(sweep: Sweep) -> str:
@@ -143,12 +140,12 @@ def summary(sweep: Sweep) -> list[Mapping[str, str]]:
     rows: list[Mapping[str, str]] = []
     for name, metrics in measured(runs).items() if runs else ():
         if metrics:
-            means = {metric: values.mean(1) for metric, values in metrics.items()}  # of every seed
-            spread = {
-                metric: f" ± {seeds.std(ddof=1):.3f}" if len(seeds) > 1 else "" for metric, seeds in means.items()
-            }
-            cells = {METRICS[key].heading: f"{seeds.mean():.3f}{spread[key]}" for key, seeds in means.items()}
-            rows.append({"variant": name, "seeds": str(len(next(iter(means.values())))), **cells})
+            row = {"variant": name, "seeds": str(len(metrics["psnr"]))}
+            for metric, values in metrics.items():
+                seeds = values.mean(1)
+                spread = f" ± {seeds.std(ddof=1):.3f}" if len(seeds) > 1 else ""
+                row[METRICS[metric].heading] = f"{seeds.mean():.3f}{spread}"
+            rows.append(row)
     return rows
 
 

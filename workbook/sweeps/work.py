@@ -93,7 +93,7 @@ def attempt(sweep: Sweep, planned: Planned) -> str:
 
 
 def note_failure(sweep: Sweep, planned: Planned, line: str) -> None:
-    """Keep why a run failed."""
+    """In the sweep's folder."""
     write_bytes(sweep.failure(planned), f"{line}\n".encode())
 
 
@@ -118,10 +118,8 @@ def _begun_elsewhere(run: Run, config: Config) -> Config:
 def execute(config: Config, preset: str, out: Path) -> None:
     """Train a configuration by running `train.ipynb` with papermill; the executed copy is kept, also of a failure.
 
-    Raises:
-        KAError: what the notebook stopped with, if a user can mend it; or a configuration that parameters of a
-            notebook cannot say.
-        RuntimeError: any other error of the notebook.
+    What the notebook stopped with is a `KAError` if a user can mend it, and so is a configuration that parameters of a
+    notebook cannot say; any other error of the notebook is a `RuntimeError`.
     """
     given = {key: value for key, value in config.to_dict().items() if value is not None}
     said = Config.preset(preset, **given).to_dict()

@@ -29,9 +29,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def placed(patches: Patches, device: torch.device) -> Patches | DevicePatches:
-    """Patches where they are best cut: on CUDA, if the scenes fit in half of its free memory; else on the host.
-
-    On the CPU cutting is a thousandth of an iteration, and a second copy of the scenes would only cost memory.
+    """Patches where they are best cut: on CUDA, if the scenes fit in half of its free memory; else on the host. On the
+    CPU cutting is a thousandth of an iteration, and a second copy of the scenes would only cost memory.
     """
     if device.type != "cuda":
         return patches

@@ -73,9 +73,8 @@ def query(trace: Trace, layer: int, row: int, col: int) -> Query:
     seen = trace.layer(layer)
     h, w = seen.places.shape
     if not (0 <= row < h and 0 <= col < w):
-        raise KAError(
-            f"pixel (row {row}, column {col}) is outside the image; choose row 0 … {h - 1}, column 0 … {w - 1}"
-        )
+        cure = f"choose row 0 … {h - 1}, column 0 … {w - 1}"
+        raise KAError(f"pixel (row {row}, column {col}) is outside the image; {cure}")
     size = seen.layer.window
     y, x = (int(i) for i in (seen.places == row * w + col).nonzero()[0])
     top, left = y // size * size, x // size * size
@@ -89,8 +88,7 @@ def query(trace: Trace, layer: int, row: int, col: int) -> Query:
 def normalised_entropy(weights: Float[Tensor, "*any tokens"]) -> Float[Tensor, "*any"]:
     """Entropy of weights that sum to 1 over n tokens, divided by that of uniform weights: -Σ p log₂ p / log₂ n.
 
-    1: all tokens alike; 0: a single one. Divided, windows of 4, 16 and 64 pixels can be compared (undivided, they
-    reach 2, 4 and 6 bits). In float64.
+    1: all tokens alike; 0: a single one. So windows of 4, 16 and 64 pixels can be compared. In float64.
     """
     p = weights.double()
     return torch.special.entr(p).sum(-1) / np.log(p.shape[-1])
@@ -101,10 +99,8 @@ def entropy(seen: LayerTrace) -> Float[np.ndarray, " heads"]:
     """Normalised entropy of a layer's window attention by head, mean over all windows and queries."""
     q, k, _ = seen.layer.attn.split(seen.attention)
     at_once = max(1, 2**22 // (q.shape[1] * q.shape[2] ** 2))  # windows: 32 MB of float64
-    total = sum(
-        normalised_entropy(_softmax(a, b, Q_SCALE)).sum((0, 2))
-        for a, b in zip(q.split(at_once), k.split(at_once), strict=True)
-    )
+    parts = zip(q.split(at_once), k.split(at_once), strict=True)
+    total = sum(normalised_entropy(_softmax(a, b, Q_SCALE)).sum((0, 2)) for a, b in parts)
     return (torch.as_tensor(total) / (q.shape[0] * q.shape[2])).cpu().numpy()
 
 
@@ -162,9 +158,8 @@ def among_taps(row: Variant) -> bool:
 
 @torch.no_grad()
 def kernel_sa(trace: Trace, layer: int) -> KernelWeights:
-    """The weights of a layer's kernel SA among taps, softmax(q kᵀ / √d), d = channels of a head.
-
-    Only where kernels are pooled do they depend on the image. Without kernel SA among taps, or folded: a `KAError`.
+    """The weights of a layer's kernel SA among taps, softmax(q kᵀ / √d), d = channels of a head. Only where kernels are
+    pooled do they depend on the image. Without kernel SA among taps, or folded: a `KAError`.
     """
     seen, row = trace.layer(layer), trace.model.row
     if not among_taps(row):

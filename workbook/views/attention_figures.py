@@ -100,8 +100,9 @@ def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
     maps.axvline(3 * (1 + GAP) - GAP / 2, color="#808080", linewidth=0.8)
     step = 1 + int(reach) // 4
     ticks = [step * k for k in range(-(int(reach) // step), int(reach) // step + 1)]
+    labels = [f"{2**tick}" if tick >= 0 else f"1/{2**-tick}" for tick in ticks]
     colour_bar(bar, ScalarMappable(norm, SIGNED), "weight / uniform weight", extend="min").set_ticks(
-        ticks, labels=[f"{2**tick}" if tick >= 0 else f"1/{2**-tick}" for tick in ticks]
+        ticks, labels=labels
     )
     return figure
 
@@ -110,9 +111,8 @@ def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
 def entropy_map(
     entropies: Float[np.ndarray, "layers heads"], names: Sequence[str] = LAYERS, title: str = "window attention"
 ) -> Figure:
-    """Normalised attention entropy by layer (`names`) and head: 1 is uniform attention, 0 a single pixel.
-
-    `entropies` are those of window attention, or of kernel SA; `title` says which.
+    """Normalised attention entropy by layer (`names`) and head: 1 is uniform attention, 0 a single pixel. `entropies`
+    are those of window attention, or of kernel SA; `title` says which.
     """
     n_layers, n_heads = entropies.shape
     title = f"{title}: entropy / that of uniform weights"
@@ -222,8 +222,7 @@ def _draw_image(axis: Axes, picture: Picture, queries: Sequence[Query]) -> None:
 
 def _outlines(rows: Int[np.ndarray, " n"], cols: Int[np.ndarray, " n"]) -> PatchCollection:
     """The border of a window's pixels: a rectangle, or one around each of its cells."""
-    places = [(top, left, height, width) for top, height in _runs(rows) for left, width in _runs(cols)]
-    cells = [Rectangle((left - 0.5, top - 0.5), width, height) for top, left, height, width in places]
+    cells = [Rectangle((x - 0.5, y - 0.5), w, h) for y, h in _runs(rows) for x, w in _runs(cols)]
     halo = withStroke(linewidth=2.4, foreground="black")  # to be seen on bright and on dark ground
     return PatchCollection(cells, facecolor="none", edgecolor="white", linewidth=1.2, path_effects=[halo])
 
@@ -291,7 +290,6 @@ def _draw_tiles(
     marks: Sequence[tuple[int, int]] = (),
 ) -> list[tuple[float, float]]:
     """Maps in squares of side 1, `per_line` in a line, a label above each; frames one of them, and one cell in each.
-
     Gives the top and left of each square.
     """
     corners = [(i // per_line * (1 + GAP) + GAP, i % per_line * (1 + GAP)) for i in range(len(tiles))]
@@ -299,8 +297,7 @@ def _draw_tiles(
         axis.add_patch(Rectangle((left, top), 1, 1, facecolor=EMPTY, edgecolor="none", zorder=-1))
         (height, width), unit = tile.shape, 1 / max(tile.shape)
         y, x = top + (1 - height * unit) / 2, left + (1 - width * unit) / 2
-        extent = (x, x + width * unit, y + height * unit, y)
-        axis.imshow(tile, extent=extent, norm=norm, cmap=colours)
+        axis.imshow(tile, extent=(x, x + width * unit, y + height * unit, y), norm=norm, cmap=colours)
         axis.text(left + 0.5, top - 0.03, labels[i], ha="center", va="bottom", fontsize=8)
         if marks:
             corner = (x + marks[i][1] * unit, y + marks[i][0] * unit)

@@ -24,9 +24,8 @@ Box = tuple[float, float, float, float]
 
 
 def frame(width: float, height: float, boxes: Sequence[Box], title: str = "") -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches, with axes at boxes in inches (left, bottom, width, height).
-
-    A title adds to its height.
+    """A figure of so many inches, with axes at boxes in inches (left, bottom, width, height). A title adds to its
+    height.
     """
     height += TITLE if title else 0
     figure = Figure(figsize=(width, height))

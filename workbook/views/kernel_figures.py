@@ -5,7 +5,6 @@ Every `title` says what is shown. Channels are chosen by their numbers from 0, N
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 from einops import rearrange
@@ -51,7 +50,7 @@ def filter_grid(
 
     One colour scale for all rows (`shared`), or one each: SA as it starts shrinks kernels to a thousandth.
     """
-    mosaic = _Mosaic.of(stages, outputs, inputs)
+    mosaic = _Mosaic(stages, outputs, inputs)
     scale = min((WIDTH - 0.85 - 0.95) / mosaic.width, (7.5 - ABOVE - BELOW) / mosaic.height)
     figure, (axis,) = mosaic.frame(scale, 0.85, BELOW, title)
     mosaic.draw(axis, shared, [stage.name.replace(" ", "\n") for stage in stages])
@@ -65,7 +64,7 @@ def single(stages: Stages, output: int, input: int, shared: bool = False, title:
     Each row has a power of ten that its numbers are to be multiplied by. Colours are scaled per row, or over all rows
     (`shared`). Pooled kernels that have no output axis yet show their one filter of the input channel.
     """
-    mosaic = _Mosaic.of(stages, [output], [input])
+    mosaic = _Mosaic(stages, [output], [input])
     scale = min((WIDTH - 1.15 - 0.1) / mosaic.width, 1.45 / mosaic.size)
     figure, (axis,) = mosaic.frame(scale, 1.15, 0.1, title, 0.72)  # cells as wide as their numbers ask for
     names = []
@@ -80,22 +79,19 @@ def single(stages: Stages, output: int, input: int, shared: bool = False, title:
 
 @styled
 def movement_panel(
-    pictures: Mapping[str, Float[np.ndarray, "h w 3"]],
-    stages: tuple[kernels.Stage, kernels.Stage],
-    moved: Float[np.ndarray, " k"],
+    pictures: Mapping[str, Float[np.ndarray, "h w 3"]],  # two, in [0, 1], by name
+    stages: tuple[kernels.Stage, kernels.Stage],  # of each the last of `stages_of`
+    moved: Float[np.ndarray, " k"],  # `movement`
     outputs: Channels = None,
     inputs: Channels = None,
     title: str = "",
 ) -> Figure:
-    """Two images (in colour, [0, 1], by name), the kernels that one layer makes of each (the last of `stages_of`; one
-    colour scale), and how far each kernel moves (`movement`).
-    """
-    named = [replace(stage, name=name) for stage, name in zip(stages, pictures, strict=True)]
-    mosaic = _Mosaic.of(named, outputs, inputs)
+    """Two images, the kernels that one layer makes of each, on one colour scale, and how far each kernel moves."""
+    mosaic = _Mosaic(stages, outputs, inputs)
     width, scale = 5.2, 5.2 / mosaic.width
     top = BELOW + mosaic.height * scale
-    beside_rows = [(0.05, top - (y + slot) * scale, 1.2, slot * scale - 0.22) for y, slot in mosaic.slots]
-    boxes = [*beside_rows, (1.4, BELOW, width, top - BELOW), (WIDTH - 1.55, 0.78, 1.45, top - 0.78)]
+    boxes = [(0.05, top - (y + slot) * scale, 1.2, slot * scale - 0.22) for y, slot in mosaic.slots]
+    boxes += [(1.4, BELOW, width, top - BELOW), (WIDTH - 1.55, 0.78, 1.45, top - 0.78)]
     figure, (*images, filters, bars) = frame(WIDTH, ABOVE + top, boxes, title)
     for axis, (name, picture) in zip(images, pictures.items(), strict=True):
         axis.imshow(picture)
@@ -117,36 +113,27 @@ def _power(largest: float) -> int:
     return int(np.floor(np.log10(largest))) if largest else 0
 
 
-@dataclass(frozen=True, eq=False)
 class _Mosaic:
     """Stages laid out on one plane measured in taps."""
 
-    stages: Stages
-    rows: list[Float[np.ndarray, "y x"]]  # per stage, the filters of all its kernels; NaN between kernels
-    slots: list[tuple[float, float]]  # top and height of each stage's row
-    across: int  # the width of one kernel
-    step: int  # from one kernel's left edge to the next one's
-    width: int
-    height: float
-    size: int  # taps a side of each filter
-
-    @classmethod
-    def of(cls, stages: Stages, outs: Channels, ins: Channels) -> "_Mosaic":
+    def __init__(self, stages: Stages, outs: Channels, ins: Channels) -> None:
+        self.stages, self.size = stages, stages[0].kernels.shape[-1]  # taps a side of each filter
         blocks = [[_tiles(kernel, outs, ins) for kernel in stage.kernels] for stage in stages]
-        across = blocks[0][0].shape[1]
-        step = across + max(1, round(across * 0.06))
-        gap = step - across
+        self.across: int = blocks[0][0].shape[1]  # the width of one kernel
+        gap = max(1, round(self.across * 0.06))
+        self.step = self.across + gap  # from one kernel's left edge to the next one's
         spaced = [[np.pad(block, ((0, 0), (0, gap)), constant_values=np.nan) for block in row] for row in blocks]
-        rows = [np.hstack(row)[:, :-gap] for row in spaced]
-        width = max(whole.shape[1] for whole in rows)
-        least = width / 14  # room for the row's name and bar beside a row of one filter's height
-        slots, y = [], 0.0
-        for i, (stage, whole) in enumerate(zip(stages, rows, strict=True)):
+        self.rows = [np.hstack(row)[:, :-gap] for row in spaced]  # per stage, all its kernels, NaN between them
+        self.width: int = max(row.shape[1] for row in self.rows)
+        least = self.width / 14  # room for the row's name and bar beside a row of one filter's height
+        self.slots: list[tuple[float, float]] = []  # top and height of each stage's row
+        self.height = 0.0
+        for i, (stage, row) in enumerate(zip(stages, self.rows, strict=True)):
             if i:  # other kernels than above are named anew
-                y += width * (0.06 if set(stage.labels) - set(stages[i - 1].labels) - {kernels.GLOBAL} else 0.015)
-            slots.append((y, max(len(whole), least)))
-            y += slots[-1][1]
-        return cls(stages, rows, slots, across, step, width, y, stages[0].kernels.shape[-1])
+                others = set(stage.labels) - set(stages[i - 1].labels) - {kernels.GLOBAL}
+                self.height += self.width * (0.06 if others else 0.015)
+            self.slots.append((self.height, max(len(row), least)))
+            self.height += self.slots[-1][1]
 
     def frame(self, scale: float, left: float, below: float, title: str, flat: float = 1) -> tuple[Figure, list[Axes]]:
         """Axes for it, `scale` inches a tap across and `flat` times that down."""
@@ -164,9 +151,9 @@ class _Mosaic:
         lines: list[list[tuple[float, float]]] = []
         for i, stage in enumerate(self.stages):
             head, foot = self.place(i)
+            across, down = (range(0, side + 1, self.size) for side in (self.across, len(self.rows[i])))
             for x in range(0, len(stage.labels) * self.step, self.step):
-                lines += [[(x + at, head), (x + at, foot)] for at in range(0, self.across + 1, self.size)]
-                down = range(0, len(self.rows[i]) + 1, self.size)
+                lines += [[(x + at, head), (x + at, foot)] for at in across]
                 lines += [[(x, head + at), (x + self.across, head + at)] for at in down]
         thin = min(0.35, 12 / self.across)
         axis.add_collection(LineCollection(lines, colors="0.55", linewidths=thin, clip_on=False), autolim=False)
@@ -178,10 +165,8 @@ class _Mosaic:
         """The rows as images, on one colour scale or each on its own."""
         images, tops = [], [float(np.nanmax(np.abs(row))) for row in self.rows]
         for i, row in enumerate(self.rows):
-            limit = (max(tops) if shared else tops[i]) or 1.0
-            head, foot = self.place(i)
-            extent = (0, row.shape[1], foot, head)
-            images.append(axis.imshow(row, extent=extent, cmap=SIGNED, vmin=-limit, vmax=limit))
+            limit, (head, foot) = (max(tops) if shared else tops[i]) or 1.0, self.place(i)
+            images.append(axis.imshow(row, extent=(0, row.shape[1], foot, head), cmap=SIGNED, vmin=-limit, vmax=limit))
         axis.set(xlim=(0, self.width), ylim=(self.height, 0), xticks=[])
         return images
 
@@ -201,9 +186,9 @@ class _Mosaic:
         """One bar for all rows, or one beside each."""
         spans = [(0.0, self.height)] if shared else self.slots
         for image, (y, high) in zip(images, spans, strict=False):
-            part = (1.02, 1 - (y + high) / self.height, 0.016, high / self.height)
+            place = axis.inset_axes((1.02, 1 - (y + high) / self.height, 0.016, high / self.height))
             limit = image.get_clim()[1]
-            bar = colour_bar(axis.inset_axes(part), image, ticks=[-limit, 0, limit], format="{x:.2g}")
+            bar = colour_bar(place, image, ticks=[-limit, 0, limit], format="{x:.2g}")
             low, _, top = bar.ax.get_yticklabels()  # kept inside: bars of neighbouring rows nearly touch
             low.set_verticalalignment("bottom")
             top.set_verticalalignment("top")
@@ -252,8 +237,7 @@ def layer_heatmap(values: Float[np.ndarray, "layers k"], labels: Sequence[str], 
     figure, (axis,) = side_by_side([6.95], 0.3 * len(labels), (1.75, 0.8, 0.1, 1.15))
     top = float(np.nanmax(values)) or 1.0
     power = 0 if 0.1 <= top < 100 else _power(top)
-    scale = 10.0**power
-    image = axis.imshow(values.T / scale, aspect="auto", cmap="viridis", vmin=0, vmax=top / scale)
+    image = axis.imshow(values.T / 10.0**power, aspect="auto", cmap="viridis", vmin=0, vmax=top / 10.0**power)
     write_numbers(axis, image, size=6.5)
     axis.set_yticks(range(len(labels)), labels)
     bare(axis)
@@ -297,9 +281,8 @@ def layer_cosine_heatmap(values: Float[np.ndarray, "layers layers"], title: str 
 def frequency_responses(
     stage: kernels.Stage, pair: tuple[int, int] | None = None, n: int = 33, title: str = ""
 ) -> Figure:
-    """|H| of every kernel: of one (output, input) channel pair, or root mean square over all of them (None).
-
-    The centre is the mean of the image, the rim its finest detail (0.5 cycles per pixel: every other pixel).
+    """|H| of every kernel: of one (output, input) channel pair, or root mean square over all of them (None). The centre
+    is the mean of the image, the rim its finest detail (0.5 cycles per pixel: every other pixel).
     """
     if pair is None:
         responses = [kernels.bank_response(bank, n) for bank in stage.kernels]
@@ -352,15 +335,12 @@ def contribution_panel(layer: kernels.Contributions, title: str = "") -> Figure:
 @styled
 def contribution_layers(layers: Sequence[kernels.Contributions], title: str = "") -> Figure:
     """All layers: shares stacked to 1 (negative ones below 0), and the relative size of each term."""
-    x = np.arange(len(layers))
-    boxes = [(0.62, 2.83, 6.65, 1.68), (0.62, 1.15, 6.65, 1.49)]
-    figure, (above, below) = frame(WIDTH, 4.62, boxes, title)
-    up, down = np.zeros((2, len(layers)))
+    figure, (above, below) = frame(WIDTH, 4.62, [(0.62, 2.83, 6.65, 1.68), (0.62, 1.15, 6.65, 1.49)], title)
+    x, (up, down) = np.arange(len(layers)), np.zeros((2, len(layers)))
     for t, label in enumerate(layers[0].labels):
-        shares = np.array([layer.shares[t] for layer in layers])
+        shares, sizes = np.array([(layer.shares[t], layer.norms[t]) for layer in layers]).T
         above.bar(x, shares, 0.75, bottom=np.where(shares >= 0, up, down), color=_colour(label), label=label)
         up, down = up + shares.clip(min=0), down + shares.clip(max=0)
-        sizes = [layer.norms[t] for layer in layers]
         below.plot(x, sizes, marker="o", markersize=3.5, linewidth=1, color=_colour(label))
     above.axhline(1, color="black", linewidth=0.6, linestyle=":")
     above.axhline(0, color="black", linewidth=0.6)

@@ -33,9 +33,8 @@ Maps = Float[Tensor, "1 c h w"]
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """The kernels of one layer, with their names, after one of its parts (named as in `KernelAttention.stages`).
-
-    Pooled kernels have one output (o = 1) until they are widened.
+    """The kernels of one layer, with their names, after one of its parts (named as in `KernelAttention.stages`). Pooled
+    kernels have one output (o = 1) until they are widened.
     """
 
     name: str
@@ -53,11 +52,8 @@ def kernel_labels(row: Variant) -> tuple[str, ...]:
 def stages_of(trace: Trace, layer: int) -> list[Stage]:
     """The kernels of one layer after each of its parts, in order; the last are those that are convolved with."""
     ka, x = _branch(trace, layer)
-    labels, stages = kernel_labels(ka.row), []
-    for name, windows, glob in ka.stages(x):
-        kernels = _joined(windows, glob)
-        stages.append(Stage(name, _array(kernels), labels[: len(kernels)]))
-    return stages
+    labels, sets = kernel_labels(ka.row), [(name, _joined(windows, glob)) for name, windows, glob in ka.stages(x)]
+    return [Stage(name, _array(kernels), labels[: len(kernels)]) for name, kernels in sets]
 
 
 def final_stages(trace: Trace, fused: bool = False) -> list[Stage]:
@@ -112,7 +108,6 @@ def norms(stages: Sequence[Stage]) -> Float[np.ndarray, "stages k"]:
 
 def cosine(kernels: Float[np.ndarray, "k ..."]) -> Float[np.ndarray, "k k"]:
     """Cosine of the angle between every two kernels taken as vectors, in [-1, 1]; 0 with a kernel that is all zero.
-
     Filters are compared output channel by output channel; see `fused_stage` for when these correspond.
     """
     vectors = kernels.reshape(len(kernels), -1)
@@ -195,9 +190,7 @@ def _fused(ka: KernelAttention, x: Maps) -> tuple[tuple[str, ...], Float[Tensor,
 @torch.no_grad()
 def terms(trace: Trace, layer: int) -> Iterator[tuple[str, Maps]]:
     """The layer's output, before a GELU, as a sum: F_m·(K_m ∗ x) for each kernel, and the bias (of the fusion, or of an
-    ordinary convolution).
-
-    Where the second convolution is on windows, the term of a window is zero outside it.
+    ordinary convolution). Where the second convolution is on windows, the term of a window is zero outside it.
     """
     ka, x = _branch(trace, layer)
     labels, fused = _fused(ka, x)
@@ -230,24 +223,19 @@ def contributions(trace: Trace, layer: int) -> Contributions:
     ka, x = _branch(trace, layer)
     y = quadrants(apply_folded(x, *ka.folded(x)))[0]
     energy = y.square().sum((1, 2, 3), dtype=torch.float64)
-    labels, sizes, products = [], [], []
-    for label, term in terms(trace, layer):
-        t = quadrants(term)[0]
-        labels.append(label)
-        sizes.append(t.square().sum(dtype=torch.float64))
-        products.append((t * y).sum((1, 2, 3), dtype=torch.float64))
-    size, inner, total = torch.stack(sizes), torch.stack(products), energy.sum()
-    norms, shares = _array((size / total).sqrt()), _array(inner.sum(1) / total)
-    return Contributions(tuple(labels), norms, shares, _array(inner / energy))
+    labels, parts = zip(*((label, quadrants(term)[0]) for label, term in terms(trace, layer)), strict=True)
+    size = torch.stack([t.square().sum(dtype=torch.float64) for t in parts])
+    inner = torch.stack([(t * y).sum((1, 2, 3), dtype=torch.float64) for t in parts])
+    norms, shares = _array((size / energy.sum()).sqrt()), _array(inner.sum(1) / energy.sum())
+    return Contributions(labels, norms, shares, _array(inner / energy))
 
 
 # Kernels that follow the image
 
 
 def movement(a: Trace, b: Trace, layer: int) -> Float[np.ndarray, " k"]:
-    """How far each kernel of a layer moves from one image to another: ‖K(a) - K(b)‖ over the mean of the two norms.
-
-    In [0, 2]; exactly 0 where the kernels do not depend on the image. Both traces are of one model.
+    """How far each kernel of a layer moves from one image to another: ‖K(a) - K(b)‖ over the mean of the two norms. In
+    [0, 2]; exactly 0 where the kernels do not depend on the image. Both traces are of one model.
     """
     if a.model is not b.model:
         raise KAError("the two traces are of two models; trace both images with the same one")

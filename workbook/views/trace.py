@@ -49,10 +49,8 @@ def check_index(what: str, value: int, n: int, first: int = 0) -> int:
 
 @torch.no_grad()
 def trace(model: PSRT, up: Float[Tensor, "1 bands h w"], msi: Float[Tensor, "1 m h w"]) -> Trace:
-    """Run a model, in eval mode, on one image and keep what its layers saw.
-
-    H and W are multiples of 8, so that no window is padded; another size, or what does not fit the model, is a
-    `KAError`.
+    """Run a model, in eval mode, on one image and keep what its layers saw. H and W are multiples of 8, so that no
+    window is padded; another size, or what does not fit the model, is a `KAError`.
     """
     h, w = up.shape[-2:]
     if up.shape[0] != 1 or h % WINDOWS[0] or w % WINDOWS[0]:
