@@ -48,8 +48,8 @@ def test_a_network_starts_from_the_image_that_was_asked_for(tmp_path: Path) -> N
 
 def test_an_untrained_network_gives_the_start_made_consistent(tmp_path: Path) -> None:
     scenes = load_data(local(tmp_path))
-    state = initial_state(scenes.config, 200, 4, torch.device("cpu"))
-    state.model.start, state.model.consistency = scenes.start, scenes.consistency
+    state = initial_state(scenes.config, 200, 4, torch.device("cpu"), scenes.start, scenes.consistency)
+    assert state.average.start.key == scenes.start.key
     scene = scenes.test[0].load()
     assert scenes.consistency is not None
     expected = scenes.consistency(scenes.start(scene).numpy(), scene.lr, scene.msi)

@@ -22,11 +22,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ka.data.patches import DevicePatches, Draw, Patches
 from ka.errors import KAError
 from ka.methods.consistency import Consistency
+from ka.methods.injection import Bicubic, Start
 from ka.metrics import ssim
 from ka.models.psrt import PSRT, build
 from workbook.training.config import Config
 from workbook.training.ranks import ALONE, Ranks
 
+BICUBIC = Bicubic()
 READ_EVERY = 20  # iterations between two readings of the loss on CUDA: each waits, and lets the device run dry
 SCALARS = ("step", "seconds", "loss_sum", "loss_count", "best", "best_step", "best_of")
 
@@ -68,11 +70,19 @@ class State:
             raise KAError(f"{where} does not fit this run; start it anew with restart=True") from error
 
 
-def initial_state(config: Config, n_bands: int, n_msi: int, device: torch.device) -> State:
+def initial_state(
+    config: Config,
+    n_bands: int,
+    n_msi: int,
+    device: torch.device,
+    start: Start = BICUBIC,
+    consistency: Consistency | None = None,
+) -> State:
     """A model, its average and its optimiser at step 0; the global random state is left alone."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(config.variant, n_bands, n_msi, config.dim).to(device)
+    model.start, model.consistency = start, consistency
     with torch.no_grad():
         model.head.weight *= config.scale
         model.head.weight[:, n_bands:] *= config.msi_gain

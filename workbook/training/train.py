@@ -107,9 +107,8 @@ def _train(
 ) -> None:
     """Go on from the last checkpoint to the end; what is written, rank 0 writes alone."""
     total = _iterations(config, scenes)
-    state = initial_state(config, scenes.train.n_bands, scenes.train.n_msi, device)
-    for model in (state.model, state.average):
-        model.start, model.consistency = scenes.start, scenes.consistency
+    sizes = (scenes.train.n_bands, scenes.train.n_msi)
+    state = initial_state(config, *sizes, device, scenes.start, scenes.consistency)
     if (checkpoint := run.resume()) is not None:
         state.load(checkpoint, run.path / "checkpoint.pt")
     ranks.same(state.step, f"checkpoint in {run.path}")  # and all have read it before the first one writes
