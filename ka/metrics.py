@@ -1,7 +1,7 @@
 """How good a reconstruction is: every metric of the field's tables, each with its convention written down.
 
-Two papers can print "PSNR" and mean different numbers, so each function states its formula, the source, and who
-computes something else under the same name. All in `METRICS`:
+Papers mean different numbers by "PSNR": each function states its formula, its source, and who computes something else
+under the same name. All in `METRICS`:
 
 - take `prediction` and `target` of shape `b c h w`, of any floating dtype, on one device, and give one float64
   number per image, on that device (Apple's MPS has no float64: move both to the CPU first);
@@ -212,9 +212,8 @@ def measure(
 ) -> dict[str, PerImage]:
     """Compute the metrics in `names` (default: all), in that order, without gradients; one that raises ends it."""
     names = list(METRICS) if names is None else names
-    for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+    if wrong := [name for name in names if name not in METRICS]:
+        raise unknown("metric", wrong[0], METRICS)
     return {name: METRICS[name].function(prediction, target, ratio=ratio) for name in names}
 
 
