@@ -289,18 +289,18 @@ def _box(images: Images) -> Images:
 
 
 def _gaussian_window(like: Images) -> Callable[[Images], Images]:
-    """The SSIM window around every pixel of images of that size, reflected at the border."""
+    """The SSIM window around every pixel of images of that size; of small ones as a matrix, from the identity."""
     offset = torch.arange(SSIM_WINDOW, device=like.device) - SSIM_WINDOW // 2
     weights = torch.exp(-offset.to(like.dtype).square() / (2 * SSIM_SIGMA**2))
     height, width = like.shape[2:]
     if max(height, width) > DENSE:
         weights /= weights.sum()
         return lambda images: _weighted(_weighted(images, weights, 2), weights, 3)
-    rows, columns = _matrix(weights, height), _matrix(weights, width)
+    rows, columns = (_weighted(weights.new_ones(n).diag(), weights, 0) / weights.sum() for n in (height, width))
     return lambda images: rows @ images @ columns.T
 
 
-def _weighted(images: Images, weights: Float[Tensor, " window"], axis: int) -> Images:
+def _weighted(images: Tensor, weights: Float[Tensor, " window"], axis: int) -> Tensor:
     """The weighted sum of each pixel's neighbours along an axis."""
     n, half = images.shape[axis], len(weights) // 2
     # Joined, not padded: CUDA cannot make the gradient of padding repeatable
@@ -310,11 +310,3 @@ def _weighted(images: Images, weights: Float[Tensor, " window"], axis: int) -> I
     for i in range(1, len(weights)):
         total.addcmul_(weights[i], reflected.narrow(axis, i, n))
     return total
-
-
-def _matrix(weights: Float[Tensor, " window"], size: int) -> Float[Tensor, "size size"]:
-    """The same as a matrix: row i holds the weights of the window around i, reflected at both ends."""
-    position = torch.arange(size, device=weights.device)
-    offset = torch.arange(SSIM_WINDOW, device=weights.device) - SSIM_WINDOW // 2
-    source = (size - 1) - (size - 1 - (position[:, None] + offset).abs()).abs()
-    return ((source[:, :, None] == position) * weights[:, None]).sum(1) / weights.sum()
