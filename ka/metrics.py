@@ -289,7 +289,7 @@ def _box(images: Images) -> Images:
 
 
 def _gaussian_window(like: Images) -> Callable[[Images], Images]:
-    """The SSIM window around every pixel of images of that size; of small ones as a matrix, from the identity."""
+    """The SSIM window around every pixel, reflected at the border; for small images a matrix, made of the identity."""
     offset = torch.arange(SSIM_WINDOW, device=like.device) - SSIM_WINDOW // 2
     weights = torch.exp(-offset.to(like.dtype).square() / (2 * SSIM_SIGMA**2))
     height, width = like.shape[2:]
