@@ -5,10 +5,9 @@ from collections.abc import Iterable
 
 
 class KAError(ValueError):
-    """A mistake that a user can mend.
+    """A mistake that a user can mend: one line, which Jupyter shows without a traceback.
 
-    The message is one line: what was wrong (naming the file), what was expected, what to do. Jupyter shows that line
-    alone, without a traceback.
+    It says what was wrong (naming the file), what was expected, what to do.
     """
 
     def _render_traceback_(self) -> list[str]:

@@ -1,7 +1,7 @@
 """How good a reconstruction is: every metric of the field's tables, each with its convention written down.
 
-Two papers can print "PSNR" and mean different numbers, so each function states its formula, the source, and who
-computes something else under the same name. All in `METRICS`:
+Papers mean different numbers by "PSNR": each function states its formula, its source, and who computes something else
+under the same name. All in `METRICS`:
 
 - take `prediction` and `target` of shape `b c h w`, of any floating dtype, on one device, and give one float64
   number per image, on that device (Apple's MPS has no float64: move both to the CPU first);
@@ -212,9 +212,8 @@ def measure(
 ) -> dict[str, PerImage]:
     """Compute the metrics in `names` (default: all), in that order, without gradients; one that raises ends it."""
     names = list(METRICS) if names is None else names
-    for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+    if wrong := [name for name in names if name not in METRICS]:
+        raise unknown("metric", wrong[0], METRICS)
     return {name: METRICS[name].function(prediction, target, ratio=ratio) for name in names}
 
 
@@ -290,18 +289,18 @@ def _box(images: Images) -> Images:
 
 
 def _gaussian_window(like: Images) -> Callable[[Images], Images]:
-    """The SSIM window around every pixel of images of that size, reflected at the border."""
+    """The SSIM window around every pixel, reflected at the border; for small images a matrix, made of the identity."""
     offset = torch.arange(SSIM_WINDOW, device=like.device) - SSIM_WINDOW // 2
     weights = torch.exp(-offset.to(like.dtype).square() / (2 * SSIM_SIGMA**2))
     height, width = like.shape[2:]
     if max(height, width) > DENSE:
         weights /= weights.sum()
         return lambda images: _weighted(_weighted(images, weights, 2), weights, 3)
-    rows, columns = _matrix(weights, height), _matrix(weights, width)
+    rows, columns = (_weighted(weights.new_ones(n).diag(), weights, 0) / weights.sum() for n in (height, width))
     return lambda images: rows @ images @ columns.T
 
 
-def _weighted(images: Images, weights: Float[Tensor, " window"], axis: int) -> Images:
+def _weighted(images: Tensor, weights: Float[Tensor, " window"], axis: int) -> Tensor:
     """The weighted sum of each pixel's neighbours along an axis."""
     n, half = images.shape[axis], len(weights) // 2
     # Joined, not padded: CUDA cannot make the gradient of padding repeatable
@@ -311,11 +310,3 @@ def _weighted(images: Images, weights: Float[Tensor, " window"], axis: int) -> I
     for i in range(1, len(weights)):
         total.addcmul_(weights[i], reflected.narrow(axis, i, n))
     return total
-
-
-def _matrix(weights: Float[Tensor, " window"], size: int) -> Float[Tensor, "size size"]:
-    """The same as a matrix: row i holds the weights of the window around i, reflected at both ends."""
-    position = torch.arange(size, device=weights.device)
-    offset = torch.arange(SSIM_WINDOW, device=weights.device) - SSIM_WINDOW // 2
-    source = (size - 1) - (size - 1 - (position[:, None] + offset).abs()).abs()
-    return ((source[:, :, None] == position) * weights[:, None]).sum(1) / weights.sum()

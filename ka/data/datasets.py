@@ -43,8 +43,7 @@ def load(
         root: folder of CAVE as downloaded (at any usual nesting); the folder of the published HDF5 files, or one such
             file, whatever the split; not used for indian_pines.
         degradation: how `lr` is simulated; of an HDF5 file it must state what the file holds.
-        hold_out_val: leave `CAVE_VAL` out of CAVE's "train". Indian Pines' parts share no pixel anyway; those of HDF5
-            files are as their makers cut them.
+        hold_out_val: leave `CAVE_VAL` out of CAVE's "train" (Indian Pines' parts share no pixel, HDF5 is as cut).
 
     Raises:
         KAError: an unknown dataset, split or scene; missing or broken files, naming the file and what to do.

@@ -1,7 +1,6 @@
 """The HDF5 files that the field publishes, and those of `workbook.prepare_cave` in the same layout, read and checked.
 
-`GT` (rows, bands, h, w), `HSI_up` (the same), `LRHSI` (rows, bands, h/ratio, w/ratio), `RGB` (rows, channels, h, w),
-float in [0, 1].
+In [0, 1]: `GT` (rows, bands, h, w), `HSI_up` (same), `LRHSI` (rows, bands, h/ratio, w/ratio), `RGB` (rows, c, h, w).
 """
 
 import json
@@ -21,9 +20,7 @@ from ka.data.scenes import Scene, SceneSet, check_values, choose, display_bands
 from ka.data.simulate import CAVE_WAVELENGTHS, Degradation
 from ka.errors import KAError
 
-FIELDS = {"gt": "GT", "up": "HSI_up", "lr": "LRHSI", "msi": "RGB"}
-"""A scene's arrays and their names in the files."""
-
+FIELDS = {"gt": "GT", "up": "HSI_up", "lr": "LRHSI", "msi": "RGB"}  # a scene's arrays, and their names in the files
 _FLOAT32 = np.dtype(np.float32)
 _LIMITS = {"HSI_up": (-0.5, 1.5)}  # bicubic overshoots; every other field stays in [0, 1]
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises on damaged files

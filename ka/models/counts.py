@@ -1,9 +1,8 @@
 """What a variant costs: parameters, and floating-point operations by counting.
 
 One multiply-add is two operations (2 FLOPs). Counted are matrix products and convolutions, in attention too; not
-counted is what touches every value a few times (LayerNorm, GELU, softmax, sums, gates), as is the custom. So FLOPs
-compare variants, and the clock has the last word: on a CPU the memory traffic of small windows costs more than its
-arithmetic.
+counted is what touches every value a few times (LayerNorm, GELU, softmax, sums, gates), as is the custom. The clock
+has the last word: on a CPU the memory traffic of small windows costs more than its arithmetic.
 """
 
 from dataclasses import dataclass

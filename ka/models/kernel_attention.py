@@ -6,9 +6,8 @@ Which parts a layer has is a row of `ka.models.variants`, the parts are in `ka.m
 a variant by name. Kernels are tensors `s m o i u v`, see there.
 
 The second convolution and the fusion after it are linear, so `fold` merges them: n or n+1 convolutions and a 1×1
-convolution become one c→c convolution, exactly. This is what `forward` computes, in training too (the folded kernel
-costs nothing that grows with the image, and gradients are the same). `fold` is the only seam between the study's
-formula and the fast form.
+convolution become one c→c convolution, exactly. This is what `forward` computes, in training too: the folded kernel
+costs nothing that grows with the image, and gradients are the same.
 """
 
 from collections.abc import Iterator

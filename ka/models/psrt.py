@@ -124,9 +124,8 @@ class Layer(nn.Module):
 class SaRBlock(nn.Module):
     """Shuffle-and-reshuffle block: three layers, x + L3(L2(L1(x))).
 
-    `aligned` (the published model): L2 works in shuffled space as a whole, so its residuals stay in place.
-    `misaligned` (what the study ran): only the attention of L2 and L3 sees moved pixels; its output is added to the
-    wrong ones. `none`: plain window attention.
+    `aligned` (as published): L2 works in shuffled space as a whole, so its residuals stay in place. `misaligned` (the
+    study): only attention of L2 and L3 sees moved pixels; its output is added to the wrong ones. `none`: no shuffle.
     """
 
     def __init__(self, dim: int, window: int, row: Variant) -> None:
@@ -199,8 +198,7 @@ class PSRT(nn.Module):
     def fold(self) -> "PSRT":
         """A copy for inference whose KA layers are plain 3×3 convolutions (one per quadrant for kav2–kav4).
 
-        Same output, fewer parameters. Models without KA are copied as they are. KAError if the variant's kernels depend
-        on the image (kav1, kav9, kav17, kav18).
+        Same output, fewer parameters; without KA a plain copy. KAError where KA's kernels depend on the image.
         """
         folded = copy.deepcopy(self)
         for layer in folded.layers():

@@ -18,8 +18,7 @@ from ka.models.variants import KERNEL_SIZE, N_WINDOWS, VARIANTS, Variant, varian
 
 StateDict = Mapping[str, Tensor]
 
-#: Parts of the study's KA layer that no output depended on: the pattern of their weights' names, and how many
-#: parameters they are for c channels.
+# Parts of the study's KA layer that no output depended on: pattern of their weights' names, parameters for c channels
 DEAD_PARTS: dict[str, tuple[str, Callable[[int], int]]] = {
     "conv_bias": (r"convlayers?\.(\d\.)?conv\.bias", lambda c: N_WINDOWS * c),
     "norm": (r"norm\..+", lambda c: 2 * c),
@@ -33,7 +32,7 @@ DEAD_PARTS: dict[str, tuple[str, Callable[[int], int]]] = {
     "fusion2": (r"fusion\..+", lambda c: 2 * c * c + c),
     "reweight": (r"wink_reweight\..+", lambda c: N_WINDOWS * (c + 1 + 8 * N_WINDOWS + 5)),
 }
-#: The study's names of the parts of a layer → ours. `{i}`: the window.
+# The study's names of the parts of a layer → ours. `{i}`: the window.
 _PARTS = {
     r"proj_qkv": "sa.qkv",
     r"proj_out": "sa.proj",
@@ -53,8 +52,7 @@ _ENDS = {"w.conv": "head", "conv.0": "tail"}
 def dead_parameters(name: str, dim: int = 48, n_layers: int = 18) -> int:
     """Parameters of the study's module that no output depended on; 0 for rows of our own, which it did not have.
 
-    For kav12 … kav19 the second report prints no counts, so their number here is what its modules are known to have
-    held, not a match.
+    For kav12 … kav19 this is what its modules are known to have held: the second report prints no counts to match.
     """
     row = variant(name)
     unused_norms = (n_layers // 3) * 2 * 2 * dim  # two LayerNorms in every SaR block, of three layers
@@ -112,8 +110,7 @@ def study_keys(state: StateDict, row: Variant, where: str = "the state dict") ->
 def study_layer_keys(weights: StateDict, row: Variant, where: str = "the layer") -> dict[str, Tensor]:
     """Names of one KA layer's weights of the study, as ours; its dead weights are left out.
 
-    KAError for a name that is neither a part of this variant nor dead, and for window kernels or a gate of a shape that
-    cannot be theirs.
+    KAError for a name that is neither part of this variant nor dead, and for kernels or a gate of impossible shape.
     """
     ours: dict[str, Tensor] = {}
     windows: dict[int, Tensor] = {}

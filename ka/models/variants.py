@@ -29,16 +29,13 @@ _USED = {"": _NO_KA, "identity": _NO_KA | {"layernorm", "dead"}}  # the few fiel
 class Variant:
     """One model of the study as parts, in the order in which a KA layer applies them.
 
-    Raises:
-        KAError: a value that is unknown, or one that would be ignored: a new row fails here and not in training.
+    A value that is unknown, or that would be ignored, is a KAError: a new row fails here and not in training.
     """
 
     name: str  # key of the table
-    # PSRT's spatial shuffle around L2 (only `psrt`, `psrt_misaligned`)
-    shuffle: Literal["none", "aligned", "misaligned"] = "none"
-    # Where window kernels come from. "": no KA branch, window attention on all channels. identity: the branch returns
-    # its input. learned: weights. reweighted: weights times a gate per sample and window. pooled: each window of the
-    # input, pooled to k×k, per sample.
+    shuffle: Literal["none", "aligned", "misaligned"] = "none"  # PSRT's spatial shuffle around L2, in no KA row
+    # Where window kernels come from. "": no KA branch, attention on all channels. identity: KA returns its input.
+    # learned: weights. reweighted: weights times a gate per sample and window. pooled: each window of the input to k×k.
     kernels: Literal["", "identity", "learned", "reweighted", "pooled"] = ""
     n_windows: int = N_WINDOWS  # kernels of the window set: one per quadrant, or a single one (ordinary convolution)
     size: int = KERNEL_SIZE  # taps k a side, odd
@@ -47,8 +44,7 @@ class Variant:
     # Self-attention over kernel taps, and over which set: the window kernels, or these joined with the global kernel
     # (in that order). scrambled: as global+windows, with the axes traded that KAv8 traded.
     sa: Literal["", "windows", "windows+global", "global+windows", "scrambled"] = ""
-    # What attends to what: the taps of a filter's kernels, the input channels of each head, or both
-    sa_among: Literal["taps", "channels", "both"] = "taps"
+    sa_among: Literal["taps", "channels", "both"] = "taps"  # a filter's taps, a head's input channels, or both
     se: Literal["", "shared", "per window"] = ""  # squeeze-and-excitation of window kernels: one module, or one each
     # How pooled kernels (no output axis) get one, after SA and SE
     widen: Literal["", "linear", "repeat", "repeat+affine", "outer", "depthwise"] = ""
@@ -60,8 +56,7 @@ class Variant:
     second: Literal["image", "windows", "windows+image", "global"] = "image"
     bias: bool = False  # of the second convolution, where it is a single one on the image (the study has none)
     activation: bool = False  # GELU after the second convolution and its fusion, where there is one
-    # 1×1 mixes that the study built as Linear (they start from N(0, 0.01²)), not as a convolution
-    linear: tuple[Literal["fusion", "global"], ...] = ()
+    linear: tuple[Literal["fusion", "global"], ...] = ()  # 1×1 mixes that start as Linear, N(0, 0.01²), in the study
     dead: tuple[DeadPart, ...] = ()  # what no output depended on in the study's layer: `study_names.DEAD_PARTS`
     ours: bool = False  # a row that neither report has, to be compared with the row that it changes
 
