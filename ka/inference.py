@@ -22,15 +22,10 @@ GRID = 16  # tiles start on multiples of it, so that windows and the cells of a 
 
 @dataclass(frozen=True)
 class Network:
-    """A model as a method.
+    """A model as a method."""
 
-    Attributes:
-        model: in eval mode, on its device.
-        tile: side of the tiles in pixels (a multiple of 16); None for one pass where memory allows, else tiles of 256.
-    """
-
-    model: PSRT
-    tile: int | None = None
+    model: PSRT  # in eval mode, on its device
+    tile: int | None = None  # side of tiles in pixels, a multiple of 16; None: one pass where memory allows, else 256
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene, on the CPU: from the model's start to its consistency."""

@@ -23,18 +23,13 @@ class Patches:
     On CAVE, 64×64 pixels at stride 32 are 14×14 a scene, 3,920 for training: the published file's count. Like it,
     a row of patches stops before the one that would end on the border (0, 32, …, 416, without 448).
 
-    Attributes:
-        scene_set: the scenes. `up` is simulated on whole scenes, before the cut.
-        size: width and height in pixels of the truth, a multiple of the ratio.
-        stride: step between patches in pixels, a multiple of the ratio.
-
     Raises:
         KAError: a size or stride that is no such multiple, or a size above the scenes'.
     """
 
-    scene_set: SceneSet
-    size: int = 64
-    stride: int = 32
+    scene_set: SceneSet  # `up` is made on whole scenes, before the cut
+    size: int = 64  # width and height in pixels of the truth, a multiple of the ratio
+    stride: int = 32  # step between patches in pixels, a multiple of the ratio
 
     def __post_init__(self) -> None:
         ratio, (h, w) = self.scene_set.ratio, self.scene_set[0].gt.shape[1:]
@@ -104,16 +99,11 @@ class DevicePatches:
     """Patches cut on a device from scenes held there, with the values and order of `Patches`; made by `Patches.to`.
 
     A cut, its flip or rotation and the stacking of a batch are one gather of pixels.
-
-    Attributes:
-        patches: the patches.
-        scenes: gt, up and msi of every scene along `channels`.
-        pixels: for each of the eight symmetries, which pixels of a scene its first patch holds.
     """
 
     patches: Patches
-    scenes: Float[Tensor, "scenes channels h*w"]
-    pixels: Int[Tensor, "turns size size"]
+    scenes: Float[Tensor, "scenes channels h*w"]  # gt, up and msi of every scene along `channels`
+    pixels: Int[Tensor, "turns size size"]  # of a scene's first patch, in each of the eight symmetries
 
     def __len__(self) -> int:
         return len(self.patches)

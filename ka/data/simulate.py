@@ -44,20 +44,14 @@ class Degradation:
     over 4 dB), but blurs from 3×3 σ 0.5 to 7×7 σ 2 score within 1 dB of each other. ×8 numbers of different
     papers may rest on different blurs: state yours.
 
-    Attributes:
-        ratio: linear scale factor, 1 or more.
-        blur_size: width of the square Gaussian kernel in pixels, odd.
-        blur_sigma: its standard deviation in pixels.
-        offset: first row and column kept, 0 … ratio − 1; None means ratio // 2 (see `start`).
-
     Raises:
         KAError: a value outside these ranges, or of the wrong type.
     """
 
-    ratio: int = 4
-    blur_size: int = 3
-    blur_sigma: float = 0.5
-    offset: int | None = None
+    ratio: int = 4  # linear scale factor, 1 or more
+    blur_size: int = 3  # width of the square Gaussian kernel in pixels, odd
+    blur_sigma: float = 0.5  # its standard deviation in pixels
+    offset: int | None = None  # first row and column kept, 0 … ratio − 1; None means ratio // 2 (see `start`)
 
     def __post_init__(self) -> None:
         if not is_whole(self.ratio) or self.ratio < 1:
