@@ -22,11 +22,10 @@ from workbook.results import stored as results
 from workbook.results.study import BASELINE
 from workbook.results.table import table
 
+# Rows of the README's table.
 FEW = (*("bicubic", "linear injection", "psrt", "psrt_misaligned", "psrt_noshuffle"), *("conv3x3", "kav11", "kav17"))
-"""Rows of the README's table."""
-
+# Files with generated parts, and in which language these are.
 DOCUMENTS = {"README.md": "en", "README.zh.md": "zh", "docs/models.md": "en", "docs/results.md": "en"}
-"""Files with generated parts, and in which language these are."""
 
 
 def document(name: str) -> str:

@@ -24,13 +24,12 @@ from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report, result_figures, speed
 from workbook.results import stored as results
 from workbook.results.study import BASELINE
-from workbook.results.table import Table, table
+from workbook.results.table import table
 from workbook.style import encoded, png
 from workbook.views import plots
 
 FOLDER = ROOT / "figures"
-STABLE = (".svg", ".csv", ".md", ".tex")
-"""Kinds of files whose bytes do not depend on the machine."""
+STABLE = (".svg", ".csv", ".md", ".tex")  # kinds of files whose bytes do not depend on the machine
 
 Encode = Callable[[], bytes]
 
@@ -38,34 +37,27 @@ Encode = Callable[[], bytes]
 def files() -> dict[str, Encode]:
     """Every file of figures/ but those of the benchmark: name → what makes its bytes."""
     audit = {f"audit/{name}.png": _made(draw, png) for name, draw in audit_figures.figures().items()}
-    return dict([*_diagrams(), *_results()]) | audit | {"demo_errors.png": _made(demo_errors, png)}
+    return dict(_drawn()) | audit | {"demo_errors.png": _made(demo_errors, png)}
 
 
-def _diagrams() -> Iterator[tuple[str, Encode]]:
+def _drawn() -> Iterator[tuple[str, Encode]]:
     for language, kinds in (("en", ("svg", "pdf", "png")), ("zh", ("svg",))):
         for name, draw in all_diagrams(language).items():
             yield from kinds_of(f"diagrams/{name}", draw, kinds)
-
-
-def _results() -> Iterator[tuple[str, Encode]]:
     folder = results_folder()
     for protocol in results.protocols(folder):
         runs = results.read(folder, protocol)
         if BASELINE not in {run.config.variant for run in runs}:
             continue  # runs that are there for one question have nothing to be compared with
-        protocol_table = cache(partial(_table, protocol))
+        measured = speed.read(folder / "bench.json").get("cpu")
+        protocol_table = cache(partial(table, runs, BASELINE, measurement=measured))
         for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
             yield f"results/{protocol}.{kind}", _made(_made(protocol_table, text), str.encode)
         figures = {"differences": result_figures.forest, "quality_cost": result_figures.quality_against_cost}
-        for name, draw in figures.items():
-            yield from kinds_of(f"results/{protocol}_{name}", _made(protocol_table, draw))
+        for name, figure_of in figures.items():
+            yield from kinds_of(f"results/{protocol}_{name}", _made(protocol_table, figure_of))
         if protocol in questions.PROTOCOLS:
             yield from kinds_of(f"results/{protocol}_questions", partial(result_figures.chart, runs))
-
-
-def _table(protocol: str) -> Table:
-    folder = results_folder()
-    return table(results.read(folder, protocol), BASELINE, measurement=speed.read(folder / "bench.json").get("cpu"))
 
 
 def kinds_of(
@@ -84,11 +76,9 @@ def _made(make: Callable[[], Any], use: Callable[[Any], Any]) -> Callable[[], An
 def demo_errors() -> Figure:
     """Absolute error of bicubic upsampling, linear injection and the KAv11 that comes with the workbook."""
     scene = data.load("indian_pines", "test")[0].load()
-    methods: dict[str, Method] = {
-        "bicubic": upsampled,
-        "linear injection": LinearInjection.fit(data.load("indian_pines", "train")),
-        "KAv11": Network(load_checkpoint(shipped()["kav11"])),
-    }
+    methods: dict[str, Method] = {"bicubic": upsampled}
+    methods["linear injection"] = LinearInjection.fit(data.load("indian_pines", "train"))
+    methods["KAv11"] = Network(load_checkpoint(shipped()["kav11"]))
     return plots.error_maps(scene, {name: method(scene).numpy() for name, method in methods.items()})
 
 

@@ -219,7 +219,6 @@ class Branch:
 
     @property
     def rank(self) -> int:
-        """Singular values above 1e-10."""
         return int((self.singular > 1e-10).sum())
 
     def row(self) -> dict[str, object]:

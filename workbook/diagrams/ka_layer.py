@@ -138,7 +138,6 @@ class _Drawn:
         return self.x + (RIGHT if lane == "global" else LEFT)[0] + WIRE
 
     def label(self, at: _Placed, lane: str, bottom: float) -> None:
-        """The shape of what leaves a part."""
         place = self.lane_x(lane) + 0.07, bottom + GAP / 2
         self.sheet.number(f"{self.row.name}.shape.{at.part.slot}.{lane}", *place, at.part.shape[lane])
 

@@ -115,7 +115,6 @@ class _Layer:
         return Part(slot, lane, True, title, detail, short, count, shapes)
 
     def absent(self, slot: str, lane: Lane, title: str = "", why: str = "") -> Part:
-        """A part that it lacks."""
         return Part(slot, lane, False, self.say(title or ABSENT[slot]), self.say(why) if why else "", "", 0, {})
 
     def window_kernels(self) -> Part:

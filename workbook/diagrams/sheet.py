@@ -127,7 +127,6 @@ class Sheet:
 
 
 def _gid(name: str) -> str:
-    """A name as an SVG id."""
     return name.replace(", ", "-").replace(" ", "-")
 
 

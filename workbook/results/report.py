@@ -116,7 +116,6 @@ _TEX_SIGNS = {
 
 
 def _tex(text: str) -> str:
-    """A sentence of ours with LaTeX's own signs escaped."""
     return text.replace("%", r"\%").replace("_", r"\_")
 
 

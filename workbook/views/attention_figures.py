@@ -200,7 +200,6 @@ def _panels(aspects: Sequence[float], above: float, title: str) -> tuple[Figure,
 
 
 def _weight_bar(bar: Axes, norm: Normalize, n: int) -> None:
-    """Colour bar of attention weights, a line at 1/n."""
     colour_bar(bar, ScalarMappable(norm, "viridis"), f"weight (line: uniform, 1/{n})")
     bar.axhline(1 / n, color=MARK, linewidth=2)
 
@@ -212,7 +211,6 @@ def _runs(places: Int[np.ndarray, " n"]) -> list[tuple[int, int]]:
 
 
 def _draw_image(axis: Axes, picture: Picture, queries: Sequence[Query]) -> None:
-    """The image, the pixel that asks, and its windows."""
     axis.imshow(np.clip(picture, 0, 1))
     for asked in queries:
         axis.add_collection(_outlines(asked.rows, asked.cols))

@@ -119,7 +119,6 @@ def _outline(text: str, size: float) -> Path:
 
 @cache
 def _glyph(character: str) -> tuple[Path, float]:
-    """Outline and width of a character in a font of size 1."""
     font = FontProperties(family="DejaVu Sans", size=1)
     width, _, _ = text_to_path.get_text_width_height_descent(character, font, ismath=False)
     return TextPath((0, 0), character, prop=font), width

@@ -74,7 +74,6 @@ def fused_stage(trace: Trace, layer: int) -> Stage:
 
 
 def _branch(trace: Trace, layer: int) -> tuple[KernelAttention, Maps]:
-    """The KA branch of a layer, and its input."""
     row = trace.model.row
     if not row.has_ka:
         raise KAError(f"{row.name} has no KA layers, so there are no kernels; choose a KA variant, such as kav11")
@@ -87,7 +86,6 @@ def _branch(trace: Trace, layer: int) -> tuple[KernelAttention, Maps]:
 
 
 def _joined(windows: Tensor, glob: Tensor | None) -> Float[Tensor, "k o i u v"]:
-    """The kernels of one image as one set."""
     return (windows if glob is None else torch.cat([windows, glob], dim=1))[0]
 
 
