@@ -1,8 +1,7 @@
 """Point 8: which weights the study kept; a small training at a constant rate, and what our loader refuses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -52,8 +51,7 @@ def called_best(losses: Sequence[float]) -> Bool[np.ndarray, " n"]:
     return mean < np.concatenate([[np.inf], np.minimum.accumulate(mean)[:-1]])
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """Validation PSNR (dB) of the weights that each rule would keep of a run."""
 
     last: float  # the raw weights of the last measurement (what the study's table took)
@@ -88,8 +86,7 @@ def kept(history: Sequence[Mapping[str, float]]) -> Kept:
     return Kept(float(raw[-1]), float(raw[best[-1]]), float(raw.max()), float(average[-1]), *rms)
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """What the study's rule makes of the second half of a history, in dB where not a share."""
 
     called_best: float  # share of the measurements that it calls "best"

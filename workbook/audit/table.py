@@ -1,7 +1,7 @@
 """Points 7, 9 and 10: the printed table's parameters, its noise, and its PSNR."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import combinations
 from typing import NamedTuple
 
@@ -27,8 +27,7 @@ _NO_PARTS = ("name", "linear", "dead", "global_bias", "ours")
 _PARTS = tuple(field.name for field in fields(Variant) if field.name not in _NO_PARTS)
 
 
-@dataclass(frozen=True)
-class Counted:
+class Counted(NamedTuple):
     """The parameter column of one printed row, for the model that it ran: live, dead, and printed in millions."""
 
     name: str
@@ -70,8 +69,7 @@ def differences() -> dict[str, float]:
     return {name: row.psnr - base for name, row in REPORTED.items() if row.psnr is not None and name != BASELINE}
 
 
-@dataclass(frozen=True)
-class Noise:
+class Noise(NamedTuple):
     """How far single runs lie apart by chance, in dB."""
 
     sigma: float  # standard deviation of one run, from the range of five
@@ -129,8 +127,7 @@ def one_part_apart() -> list[Pair]:
     return pairs
 
 
-@dataclass(frozen=True, eq=False)
-class TwoPSNRs:
+class TwoPSNRs(NamedTuple):
     """One prediction in two conventions, dB."""
 
     name: str

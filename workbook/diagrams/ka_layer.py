@@ -1,7 +1,7 @@
 """The KA layer of a variant, drawn from its parts: one column (88 mm) wide."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -47,8 +47,7 @@ def layers(rows: Sequence[Variant], dim: int = 48, language: str = "en", columns
     return sheet.figure
 
 
-@dataclass(frozen=True)
-class _Placed:
+class _Placed(NamedTuple):
     """A part where it is drawn: a box from `top` to `bottom`."""
 
     part: Part

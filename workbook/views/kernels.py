@@ -7,7 +7,7 @@ model has no kernels (no KA, kav5_as_run, a folded copy); the message says what 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -205,8 +205,7 @@ def terms(trace: Trace, layer: int) -> Iterator[tuple[str, Maps]]:
         yield BIAS, repeat(bias.detach(), "c -> 1 c h w", h=x.shape[-2], w=x.shape[-1])
 
 
-@dataclass(frozen=True, eq=False)
-class Contributions:
+class Contributions(NamedTuple):
     """How much of a layer's output y (before a GELU) each of its `terms` t is."""
 
     labels: tuple[str, ...]
