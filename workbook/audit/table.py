@@ -17,10 +17,8 @@ from ka.models.variants import Variant, variant
 from workbook.audit.trials import seeded, yes
 from workbook.results.study import BASELINE, BASELINE_RANGE, OTHER_WIDTHS, REPORTED
 
-#: Expected range of five normal numbers, in standard deviations (the d₂ of control charts).
-RANGE_OF_FIVE = 2.326
-#: Differences below it say nothing, dB.
-NOISE = 0.2
+RANGE_OF_FIVE = 2.326  # expected range of five normal numbers, in standard deviations (the d₂ of control charts)
+NOISE = 0.2  # differences below it say nothing, dB
 #: Rows of the study's own table; the others are of the later report.
 STUDY_ROWS = tuple(name for name, row in REPORTED.items() if row.params is not None)
 _NO_PARTS = ("name", "linear", "dead", "global_bias", "ours")

@@ -62,8 +62,8 @@ def shape(
     return f"{axes} = {'·'.join(extent(axis) for axis in axes.split())}"
 
 
+# What stands in the place of a part that a row lacks; second convolutions have texts of their own.
 ABSENT = {slot: f"no {slot.split(',')[0]}" for slot in SLOTS} | {"SA": "no kernel SA"}
-"""What stands in the place of a part that a row lacks; second convolutions have texts of their own."""
 
 
 def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]:

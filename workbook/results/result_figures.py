@@ -9,14 +9,14 @@ from matplotlib.lines import Line2D
 
 from ka.metrics import METRICS
 from workbook.results.compare import Difference
-from workbook.results.questions import QUESTIONS, Answer, answers
+from workbook.results.questions import QUESTIONS, answers
 from workbook.results.stored import SHOWN, Result
 from workbook.results.table import Row, Table
 from workbook.style import styled
 
 COLOURS = {"better": "C0", "worse": "C1", "open": "0.45"}
+# Rows that quality_against_cost names; the others are light.
 LABELLED = ("psrt", "psrt_misaligned", "psrt_noshuffle", "kav1", "kav3", "kav6", "kav11", "kav17", "conv3x3")
-"""Rows that quality_against_cost names; the others are light."""
 
 
 @styled
@@ -116,6 +116,7 @@ def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
 @styled
 def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS), which: str = "best") -> Figure:
     """Differences in PSNR with their intervals, question by question; what was not run is named without a mark."""
+    colours = {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1"}
     blocks = [(title, answers(results, title, which)) for title in questions]
     height = sum(len(block) + 1.2 for _, block in blocks)
     figure = Figure(figsize=(9.5, 0.9 + 0.2 * height), layout="constrained")
@@ -128,7 +129,7 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
             ticks.append(y)
             labels.append(answer.comparison.label + ("" if answer.differences else " (not run)"))
             if answer.differences:
-                mark(axis, answer.differences["psnr"], y, _colour(answer))
+                mark(axis, answer.differences["psnr"], y, colours.get(answer.verdict, "0.45"))
         y -= 1.2
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(ticks, labels, fontsize=7.5)
@@ -138,7 +139,3 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
     texts = (("as claimed, or better", "C2"), ("against the claim, or worse", "C1"), ("not decided", "0.45"))
     _legend(figure, [(text, colour, colour, 1.4) for text, colour in texts])
     return figure
-
-
-def _colour(answer: Answer) -> str:
-    return {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1"}.get(answer.verdict, "0.45")

@@ -31,9 +31,6 @@ CHOSEN = "#CC79A7"
 EMPTY = "#D0D0D0"  # pixels between the cells of a scattered window, which are not in it
 
 
-# Window attention
-
-
 @styled
 def query_maps(trace: Trace, picture: Picture, layer: int, row: int, col: int, head: int | None = None) -> Figure:
     """What a pixel looks at in one layer: where its window is, its weights there, and its weights by head.
@@ -125,9 +122,6 @@ def entropy_map(
     bare(axis, xlabel="head")
     colour_bar(bar, image).set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "0.25", "0.5", "0.75", "1: uniform"])
     return figure
-
-
-# Kernel SA
 
 
 @styled

@@ -38,9 +38,6 @@ def _short(labels: Sequence[str]) -> list[str]:
     return [label.split(" (")[0] for label in labels]
 
 
-# Mosaics of filters
-
-
 @styled
 def filter_grid(
     stages: Stages, outputs: Channels = None, inputs: Channels = None, shared: bool = True, title: str = ""
@@ -298,8 +295,6 @@ def frequency_responses(
     colour_bar(beside(axes[-1], 0.06), image, "|H|, RMS over channels" if pair is None else "|H|")
     return figure
 
-
-# Contributions
 
 SHARE, SIZE = "share ⟨t, y⟩ / ⟨y, y⟩", "size ‖t‖ / ‖y‖"
 

@@ -227,9 +227,6 @@ def contributions(trace: Trace, layer: int) -> Contributions:
     return Contributions(labels, norms, shares, _array(inner / energy))
 
 
-# Kernels that follow the image
-
-
 def movement(a: Trace, b: Trace, layer: int) -> Float[np.ndarray, " k"]:
     """How far each kernel of a layer moves from one image to another: ‖K(a) - K(b)‖ over the mean of the two norms. In
     [0, 2]; exactly 0 where the kernels do not depend on the image. Both traces are of one model.
