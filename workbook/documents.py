@@ -23,22 +23,15 @@ from workbook.results import stored as results
 from workbook.results.study import BASELINE
 from workbook.results.table import table
 
-FEW = (
-    *("bicubic", "linear injection", "local injection"),
-    *("psrt_noshuffle", "conv3x3", "kav11", "kav11_no_ln"),
-)
+FEW = (*("bicubic", "linear injection", "local injection"), *("psrt_noshuffle", "conv3x3", "kav11", "kav11_no_ln"))
 """Rows of the README's table."""
 
 ANSWERING = "laptop-bicubic"
 """The protocol whose answers are told: the one in which every row was run."""
 
-DOCUMENTS = {
-    "README.md": "en",
-    "README.zh.md": "zh",
-    "docs/models.md": "en",
-    "docs/results.md": "en",
-    "docs/robustness.md": "en",
-}
+DOCUMENTS = {"README.zh.md": "zh"} | dict.fromkeys(
+    ("README.md", "docs/models.md", "docs/results.md", "docs/robustness.md"), "en"
+)
 """Files with generated parts, and in which language these are."""
 
 

@@ -15,7 +15,6 @@ from ka.errors import KAError
 from ka.files import write_bytes
 from ka.inference import Network
 from ka.methods import Method
-from ka.methods.injection import Bicubic, LinearInjection, LocalInjection
 from ka.models.checkpoints import load_checkpoint
 from workbook import robustness
 from workbook.audit import audit_figures
@@ -26,13 +25,14 @@ from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report, result_figures, speed
 from workbook.results import stored as results
 from workbook.results.study import BASELINE
-from workbook.results.table import Table, table
+from workbook.results.table import table
 from workbook.style import encoded, png
+from workbook.training.config import Config
+from workbook.training.scenes import load_data
 from workbook.views import plots
 
 FOLDER = ROOT / "figures"
-STABLE = (".svg", ".csv", ".md", ".tex")
-"""Kinds of files whose bytes do not depend on the machine."""
+STABLE = (".svg", ".csv", ".md", ".tex")  # kinds of files whose bytes do not depend on the machine
 
 Encode = Callable[[], bytes]
 
@@ -40,35 +40,28 @@ Encode = Callable[[], bytes]
 def files() -> dict[str, Encode]:
     """Every file of figures/ but those of the benchmark: name → what makes its bytes."""
     audit = {f"audit/{name}.png": _made(draw, png) for name, draw in audit_figures.figures().items()}
-    stands = kinds_of("results/robustness", lambda: robustness.chart(robustness.read()))
-    return dict([*_diagrams(), *_results(), *stands]) | audit | {"demo_errors.png": _made(demo_errors, png)}
+    return dict(_drawn()) | audit | {"demo_errors.png": _made(demo_errors, png)}
 
 
-def _diagrams() -> Iterator[tuple[str, Encode]]:
+def _drawn() -> Iterator[tuple[str, Encode]]:
     for language, kinds in (("en", ("svg", "pdf", "png")), ("zh", ("svg",))):
         for name, draw in all_diagrams(language).items():
             yield from kinds_of(f"diagrams/{name}", draw, kinds)
-
-
-def _results() -> Iterator[tuple[str, Encode]]:
     folder = results_folder()
     for protocol in results.protocols(folder):
         runs = results.read(folder, protocol)
         if BASELINE not in {run.config.variant for run in runs}:
             continue  # runs that are there for one question have nothing to be compared with
-        protocol_table = cache(partial(_table, protocol))
+        measured = speed.read(folder / "bench.json").get("cpu")
+        protocol_table = cache(partial(table, runs, BASELINE, measurement=measured))
         for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
             yield f"results/{protocol}.{kind}", _made(_made(protocol_table, text), str.encode)
         figures = {"differences": result_figures.forest, "quality_cost": result_figures.quality_against_cost}
-        for name, draw in figures.items():
-            yield from kinds_of(f"results/{protocol}_{name}", _made(protocol_table, draw))
+        for name, figure_of in figures.items():
+            yield from kinds_of(f"results/{protocol}_{name}", _made(protocol_table, figure_of))
         if protocol in questions.PROTOCOLS:
             yield from kinds_of(f"results/{protocol}_questions", partial(result_figures.chart, runs))
-
-
-def _table(protocol: str) -> Table:
-    folder = results_folder()
-    return table(results.read(folder, protocol), BASELINE, measurement=speed.read(folder / "bench.json").get("cpu"))
+    yield from kinds_of("results/robustness", lambda: robustness.chart(robustness.read()))
 
 
 def kinds_of(
@@ -85,15 +78,10 @@ def _made(make: Callable[[], Any], use: Callable[[Any], Any]) -> Callable[[], An
 
 
 def demo_errors() -> Figure:
-    """Absolute error of bicubic upsampling, linear and local injection and the KAv11 that comes with the workbook."""
-    scenes = data.load("indian_pines", "test")
-    linear, scene = LinearInjection.fit(data.load("indian_pines", "train")), scenes[0].load()
-    methods: dict[str, Method] = {
-        "bicubic": Bicubic(),
-        "linear injection": linear,
-        "local injection": LocalInjection(scenes.degradation, linear.matrix),
-        "KAv11": Network(load_checkpoint(shipped()["kav11"])),
-    }
+    """Absolute error of the methods without training and of the KAv11 that comes with the workbook."""
+    scene = data.load("indian_pines", "test")[0].load()
+    methods: dict[str, Method] = dict(load_data(Config.preset("demo")).untrained)
+    methods["KAv11"] = Network(load_checkpoint(shipped()["kav11"]))
     return plots.error_maps(scene, {name: method(scene).numpy() for name, method in methods.items()})
 
 

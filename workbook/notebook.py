@@ -23,8 +23,8 @@ class HasRow(Protocol):
     def row(self) -> Mapping[str, object]: ...
 
 
+# How the parameters cell of every notebook begins: the names assigned in it are the ones that count.
 FIRST_LINE = "# Parameters of this notebook: change them here, or give them to papermill with -p."
-"""How the parameters cell of every notebook begins: the names assigned in it are the ones that count."""
 
 
 def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[str, Any]]:
@@ -147,12 +147,11 @@ def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     """Rows for `table` from a run's `metrics()`: a method each, mean over scenes (± sample std) of every metric."""
     rows = []
     for method, evaluation in metrics["methods"].items():
-        several, std = len(evaluation["scenes"]) > 1, evaluation["std"]
-        cells = {
-            METRICS[name].heading: f"{mean:.3f}" + (f" ± {std[name]:.3f}" if several else "")
-            for name, mean in evaluation["mean"].items()
-        }
-        rows.append({"method": method, **cells})
+        row = {"method": method}
+        for name, mean in evaluation["mean"].items():
+            spread = f" ± {evaluation['std'][name]:.3f}" if len(evaluation["scenes"]) > 1 else ""
+            row[METRICS[name].heading] = f"{mean:.3f}{spread}"
+        rows.append(row)
     return rows
 
 

@@ -8,15 +8,14 @@ from matplotlib.figure import Figure
 
 from workbook.paths import STYLE
 
-styled = matplotlib.style.context(STYLE)
-"""Decorates a function that draws."""
+styled = matplotlib.style.context(STYLE)  # decorates a function that draws
 
+# What a file would tell of when and with what it was made is left out.
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-"""What a file would tell of when and with what it was made: left out."""
 
 
 @styled

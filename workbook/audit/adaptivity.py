@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from ka.models.variants import N_WINDOWS, VARIANTS
 from workbook.audit.trials import EXACT, random_layer, random_maps, relative, seeded, yes
 
 
-@dataclass(frozen=True)
-class Adaptivity:
+class Adaptivity(NamedTuple):
     """Whether a KA layer looks at the image."""
 
     variant: str
@@ -56,8 +55,7 @@ def adaptivity(names: Sequence[str], c: int = 24) -> list[Adaptivity]:
     return variants
 
 
-@dataclass(frozen=True, eq=False)
-class Seam:
+class Seam(NamedTuple):
     """One output channel of a layer for a constant and for a smooth image."""
 
     variant: str
@@ -92,8 +90,7 @@ def seams(names: Sequence[str], c: int = 24, size: int = 64, seed: int = 0) -> l
     return shown
 
 
-@dataclass(frozen=True, eq=False)
-class Agreement:
+class Agreement(NamedTuple):
     """A layer on training patches against the same layer on the whole image they were cut from."""
 
     variant: str

@@ -1,8 +1,7 @@
 """Point 8: which weights the study kept; a small training at a constant rate, and what our loader refuses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -35,9 +34,8 @@ def constant_rate(config: Config, scenes: Data, every: int = 5) -> list[dict[str
     history = []
     for step in range(every, config.iterations + 1, every):
         losses = [one_step(state) for _ in range(every)]
-        raw, average = (
-            evaluate(Network(model.eval()), scenes.val, ["psnr"]).mean("psnr") for model in (state.model, state.average)
-        )
+        networks = [Network(model.eval()) for model in (state.model, state.average)]
+        raw, average = (evaluate(network, scenes.val, ["psnr"]).mean("psnr") for network in networks)
         history.append({"step": step, "loss": float(np.mean(losses)), "psnr": raw, "psnr_average": average})
     return history
 
@@ -54,8 +52,7 @@ def called_best(losses: Sequence[float]) -> Bool[np.ndarray, " n"]:
     return mean < np.concatenate([[np.inf], np.minimum.accumulate(mean)[:-1]])
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """Validation PSNR (dB) of the weights that each rule would keep of a run."""
 
     last: float  # the raw weights of the last measurement (what the study's table took)
@@ -90,8 +87,7 @@ def kept(history: Sequence[Mapping[str, float]]) -> Kept:
     return Kept(float(raw[-1]), float(raw[best[-1]]), float(raw.max()), float(average[-1]), *rms)
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """What the study's rule makes of the second half of a history, in dB where not a share."""
 
     called_best: float  # share of the measurements that it calls "best"
@@ -120,15 +116,11 @@ def refusals() -> dict[str, str]:
     with seeded(0):
         kav6, kav7 = (build(name, dim=8).state_dict() for name in ("kav6", "kav7"))
     lacking = {key: value for key, value in kav6.items() if key != "blocks.0.0.layers.0.ka.fusion.weight"}
-    sources: dict[str, tuple[Any, str]] = {
-        "no file": ("results/PSRT_KAv6/2000.pth.tar", "kav6"),
-        "a weight is missing": (lacking, "kav6"),
-        "weights of another variant": (kav7, "kav6"),
-    }
+    sources: dict[str, Any] = {"no file": "results/PSRT_KAv6/2000.pth.tar", "a weight is missing": lacking}
     said = {}
-    for what, (source, name) in sources.items():
+    for what, source in (sources | {"weights of another variant": kav7}).items():
         try:
-            load_checkpoint(source, name)
+            load_checkpoint(source, "kav6")
         except KAError as error:
             said[what] = str(error)
     return said

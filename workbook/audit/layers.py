@@ -1,8 +1,7 @@
 """Points 2 to 5: what the study's layers of KAv2, KAv5, KAv8 and KAv9 computed, beside what it describes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from ka.models.variants import N_WINDOWS, variant
 from workbook.audit.trials import EXACT, TAPS, random_layer, random_maps, relative, seeded, yes
 
 
-@dataclass(frozen=True)
-class Kav2:
+class Kav2(NamedTuple):
     """Relative differences (largest, float64)."""
 
     reshapes: float  # Linear of taps grouped as (n, -1, c), and as (c, -1, c)
@@ -74,8 +72,7 @@ class StudyKAv5(nn.Module):
         return x
 
 
-@dataclass(frozen=True)
-class Gradients:
+class Gradients(NamedTuple):
     """Parameters of a model, and those that a loss on its output does not reach: in all, and in one KA layer."""
 
     model: str
@@ -140,8 +137,7 @@ def token_sets(name: str, c: int = 24) -> Int[np.ndarray, "sets taps three"]:
     return np.stack(np.unravel_index(seen, (m, c, k * k)), axis=-1)
 
 
-@dataclass(frozen=True)
-class Mixing:
+class Mixing(NamedTuple):
     """What the sets of kernel SA hold."""
 
     variant: str
@@ -168,8 +164,7 @@ def mixing(name: str, sets: Int[np.ndarray, "sets taps three"]) -> Mixing:
     return Mixing(name, foreign, sum(meets) / len(sets), whole)
 
 
-@dataclass(frozen=True)
-class Kav8:
+class Kav8(NamedTuple):
     """Relative differences (largest, float64) between kav8 and kav8_as_run."""
 
     same_weights: float  # both with the same weights
@@ -208,8 +203,7 @@ def _renamed(state: Mapping[str, Tensor], c: int) -> dict[str, Tensor]:
     return {"window_kernels.weight": new_kernels, "fusion.weight": rearrange(new_columns, "m o i -> i (m o)")}
 
 
-@dataclass(frozen=True, eq=False)
-class Branch:
+class Branch(NamedTuple):
     """A pooled-kernel branch before its fusion, for one image."""
 
     variant: str
@@ -219,7 +213,6 @@ class Branch:
 
     @property
     def rank(self) -> int:
-        """Singular values above 1e-10."""
         return int((self.singular > 1e-10).sum())
 
     def row(self) -> dict[str, object]:

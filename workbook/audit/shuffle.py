@@ -1,8 +1,7 @@
 """Point 1: the study's PSRT adds attention outputs to the wrong pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,8 +14,7 @@ from ka.models.variants import variant
 from workbook.audit.trials import seeded, yes
 
 
-@dataclass(frozen=True, eq=False)
-class Placement:
+class Placement(NamedTuple):
     """Where one layer (L1, L2 or L3 of a SaR block with windows of `window` pixels) adds its attention's outputs.
 
     `shift` is rows and columns from the pixel that an output belongs to (whose query made it) to the one that it is
@@ -99,8 +97,7 @@ def on_maps(placement: Placement) -> dict[str, str]:
     return row
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """Pixels of L2 whose attention output changes when one pixel of its input does; the distance to the nearest."""
 
     variant: str

@@ -1,7 +1,7 @@
 """Points 7, 9 and 10: the printed table's parameters, its noise, and its PSNR."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import combinations
 from typing import NamedTuple
 
@@ -17,18 +17,15 @@ from ka.models.variants import Variant, variant
 from workbook.audit.trials import seeded, yes
 from workbook.results.study import BASELINE, BASELINE_RANGE, OTHER_WIDTHS, REPORTED
 
-#: Expected range of five normal numbers, in standard deviations (the d₂ of control charts).
-RANGE_OF_FIVE = 2.326
-#: Differences below it say nothing, dB.
-NOISE = 0.2
+RANGE_OF_FIVE = 2.326  # expected range of five normal numbers, in standard deviations (the d₂ of control charts)
+NOISE = 0.2  # differences below it say nothing, dB
 #: Rows of the study's own table; the others are of the later report.
 STUDY_ROWS = tuple(name for name, row in REPORTED.items() if row.params is not None)
 _NO_PARTS = ("name", "linear", "dead", "global_bias", "ours")
 _PARTS = tuple(field.name for field in fields(Variant) if field.name not in _NO_PARTS)
 
 
-@dataclass(frozen=True)
-class Counted:
+class Counted(NamedTuple):
     """The parameter column of one printed row, for the model that it ran: live, dead, and printed in millions."""
 
     name: str
@@ -70,8 +67,7 @@ def differences() -> dict[str, float]:
     return {name: row.psnr - base for name, row in REPORTED.items() if row.psnr is not None and name != BASELINE}
 
 
-@dataclass(frozen=True)
-class Noise:
+class Noise(NamedTuple):
     """How far single runs lie apart by chance, in dB."""
 
     sigma: float  # standard deviation of one run, from the range of five
@@ -129,8 +125,7 @@ def one_part_apart() -> list[Pair]:
     return pairs
 
 
-@dataclass(frozen=True, eq=False)
-class TwoPSNRs:
+class TwoPSNRs(NamedTuple):
     """One prediction in two conventions, dB."""
 
     name: str

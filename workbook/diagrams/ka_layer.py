@@ -1,7 +1,7 @@
 """The KA layer of a variant, drawn from its parts: one column (88 mm) wide."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -47,8 +47,7 @@ def layers(rows: Sequence[Variant], dim: int = 48, language: str = "en", columns
     return sheet.figure
 
 
-@dataclass(frozen=True)
-class _Placed:
+class _Placed(NamedTuple):
     """A part where it is drawn: a box from `top` to `bottom`."""
 
     part: Part
@@ -138,7 +137,6 @@ class _Drawn:
         return self.x + (RIGHT if lane == "global" else LEFT)[0] + WIRE
 
     def label(self, at: _Placed, lane: str, bottom: float) -> None:
-        """The shape of what leaves a part."""
         place = self.lane_x(lane) + 0.07, bottom + GAP / 2
         self.sheet.number(f"{self.row.name}.shape.{at.part.slot}.{lane}", *place, at.part.shape[lane])
 

@@ -1,8 +1,8 @@
 """The network of a variant, a SaR block in it, and a layer in that: two columns (182 mm) wide."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -41,8 +41,7 @@ def backbone(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 3
     return sheet.figure
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """A box on a panel's main wire; one whose name starts with "sum" is a sum."""
 
     name: str

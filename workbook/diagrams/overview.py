@@ -25,18 +25,14 @@ from workbook.style import styled
 STUDY = tuple(f"kav{i}" for i in range(1, 12))
 
 #: Columns: the shuffle, and the slots of the KA layer.
-HEADS = {
-    "shuffle": "shuffle",
+HEADS = {column: column for column in ("shuffle", *SLOTS)} | {
     "window kernels": "window\nkernels",
     "reweighting": "re-\nweight",
     "global kernel, raw": "global,\nraw",
     "SA": "kernel\nSA",
     "global kernel, attended": "global,\nafter SA",
-    "SE": "SE",
     "widening": "widen",
     "second convolution": "2nd conv\non",
-    "fusion": "fusion",
-    "GELU": "GELU",
 }
 
 
@@ -68,12 +64,11 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
         texts = {"shuffle": shuffled} | settings(row, dim, language)
-        whys = {"": say("no KA"), "identity": say("identity")}
+        why = {"": say("no KA"), "identity": say("identity")}.get(row.kernels, "")
         for j, column in enumerate(HEADS):
             start, text = 0.04 + label + j * step, texts[column]
-            why = whys.get(row.kernels, "") if column == "window kernels" else ""
-            span = (start + 0.02, start + step - 0.02, top, cell)
-            sheet.cell(f"{row.name}.{column}", bool(text), span, SLOTS.get(column, BLACK), text or why)
+            span, absent = (start + 0.02, start + step - 0.02, top, cell), why if column == "window kernels" else ""
+            sheet.cell(f"{row.name}.{column}", bool(text), span, SLOTS.get(column, BLACK), text or absent)
         sheet.number(f"{row.name}.live", end, middle, f"{count_parameters(fresh_model(row, dim)):,}", ha="right")
     return sheet.figure
 

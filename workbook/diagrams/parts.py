@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -32,8 +31,7 @@ SLOTS = {
 }
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One cell of the grid on which every KA layer is drawn."""
 
     slot: str  # a key of `SLOTS`
@@ -64,8 +62,8 @@ def shape(
     return f"{axes} = {'·'.join(extent(axis) for axis in axes.split())}"
 
 
+# What stands in the place of a part that a row lacks; second convolutions have texts of their own.
 ABSENT = {slot: f"no {slot.split(',')[0]}" for slot in SLOTS} | {"SA": "no kernel SA"}
-"""What stands in the place of a part that a row lacks; second convolutions have texts of their own."""
 
 
 def chain(row: Variant, dim: int = 48, language: str = "en") -> tuple[Part, ...]:
@@ -115,7 +113,6 @@ class _Layer:
         return Part(slot, lane, True, title, detail, short, count, shapes)
 
     def absent(self, slot: str, lane: Lane, title: str = "", why: str = "") -> Part:
-        """A part that it lacks."""
         return Part(slot, lane, False, self.say(title or ABSENT[slot]), self.say(why) if why else "", "", 0, {})
 
     def window_kernels(self) -> Part:

@@ -21,8 +21,7 @@ WIRE = 0.09  # of a lane, from its left edge
 MARGIN, INDENT = 0.06, 0.17  # of text in a box, and where a wire runs through it
 SLOT, GAP = 0.30, 0.165  # height of a box of two lines, and the room to the next
 
-Span = tuple[float, float, float, float]
-"""Where a box lies: left, right, top, height."""
+Span = tuple[float, float, float, float]  # where a box lies: left, right, top, height
 
 
 class Sheet:
@@ -94,9 +93,7 @@ class Sheet:
     def wire(
         self, points: Sequence[tuple[float, float]], *, image: bool, arrow: bool = True, bridge: bool = False
     ) -> None:
-        """A line through points: thick blue for feature maps, thin black for kernels. A bridge leaves a gap in the
-        wires under it.
-        """
+        """Thick blue for feature maps, thin black for kernels; a bridge leaves a gap in the wires under it."""
         colour, width = (MAP, 1.8) if image else (KERNEL, 0.9)
         path = list(points)
         if arrow:
@@ -127,7 +124,6 @@ class Sheet:
 
 
 def _gid(name: str) -> str:
-    """A name as an SVG id."""
     return name.replace(", ", "-").replace(" ", "-")
 
 

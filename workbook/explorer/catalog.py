@@ -1,9 +1,9 @@
 """What there is to look at: models and images by name, for the notebooks and the explorers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,7 @@ from workbook.views.trace import Trace, check_index, trace
 SIDE = 64  # largest side of what is looked at: a pass over it takes a tenth of a second
 
 
-@dataclass(frozen=True, eq=False)
-class SceneCrop:
+class SceneCrop(NamedTuple):
     """The middle of a scene, to be looked at."""
 
     scene: Scene  # the whole of it, in memory

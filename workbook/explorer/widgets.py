@@ -119,7 +119,6 @@ class Explorer(ABC):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Controls change without a new picture for each."""
         self._paused = True
         try:
             yield
@@ -280,7 +279,6 @@ class AttentionExplorer(Explorer):
         yield "col", range(w)
 
     def adjust(self) -> None:
-        """The controls' choices, and the image with the pixel marked."""
         super().adjust()
         marked = self.catalog.images[self.controls["image"].value].picture.copy()
         row, col = self.controls["row"].value, self.controls["col"].value

@@ -23,8 +23,8 @@ README_HEADS = {
     "en": ("model", "seeds", "Δ PSNR to {baseline} (dB)", "study: PSNR (dB)", "not run"),
     "zh": ("模型", "种子数", "与 {baseline} 的 PSNR 之差 (dB)", "原研究 PSNR (dB)", "未运行"),
 }
+# What stands around bold text until a format has its own marks (private characters, which no text of ours has).
 BOLD = ("\ue000", "\ue001")
-"""What stands around bold text until a format has its own marks (private characters, which no text of ours has)."""
 
 
 class Section(NamedTuple):
@@ -116,7 +116,6 @@ _TEX_SIGNS = {
 
 
 def _tex(text: str) -> str:
-    """A sentence of ours with LaTeX's own signs escaped."""
     return text.replace("%", r"\%").replace("_", r"\_")
 
 

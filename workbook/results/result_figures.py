@@ -9,23 +9,14 @@ from matplotlib.lines import Line2D
 
 from ka.metrics import METRICS
 from workbook.results.compare import Difference
-from workbook.results.questions import QUESTIONS, Answer, answers
+from workbook.results.questions import QUESTIONS, answers
 from workbook.results.stored import SHOWN, UNTRAINED, Result
 from workbook.results.table import Row, Table
 from workbook.style import styled
 
 COLOURS = {"better": "C0", "worse": "C1", "open": "0.45"}
 LABELLED = (
-    "psrt",
-    "psrt_misaligned",
-    "psrt_noshuffle",
-    "kav1",
-    "kav3",
-    "kav6",
-    "kav11",
-    "kav11_no_ln",
-    "kav17",
-    "conv3x3",
+    *("psrt", "psrt_misaligned", "psrt_noshuffle", "kav1", "kav3", "kav6", "kav11", "kav11_no_ln", "kav17", "conv3x3"),
 )
 """Rows that quality_against_cost names; the others are light."""
 
@@ -142,6 +133,7 @@ def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
 @styled
 def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS), which: str = "best") -> Figure:
     """Differences in PSNR with their intervals, question by question; what was not run is named without a mark."""
+    colours = {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1", "equal within 0.1 dB": "C0"}
     blocks = [(title, answers(results, title, which)) for title in questions]
     height = sum(len(block) + 1.2 for _, block in blocks)
     figure = Figure(figsize=(9.5, 0.9 + 0.2 * height), layout="constrained")
@@ -154,7 +146,7 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
             ticks.append(y)
             labels.append(answer.comparison.label + ("" if answer.differences else " (not run)"))
             if answer.differences:
-                mark(axis, answer.differences["psnr"], y, _colour(answer))
+                mark(axis, answer.differences["psnr"], y, colours.get(answer.verdict, "0.45"))
         y -= 1.2
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(ticks, labels, fontsize=7.5)
@@ -167,8 +159,3 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
     )
     _legend(figure, [(text, colour, colour, 1.4) for text, colour in texts])
     return figure
-
-
-def _colour(answer: Answer) -> str:
-    colours = {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1", "equal within 0.1 dB": "C0"}
-    return colours.get(answer.verdict, "0.45")

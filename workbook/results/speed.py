@@ -76,7 +76,6 @@ class Pair:
 
     @property
     def smaller(self) -> float:
-        """Plain by fast memory."""
         return self.plain_mib / self.mib if self.mib else math.inf
 
 
@@ -162,7 +161,6 @@ class Measurement:
 
     @property
     def label(self) -> str:
-        """Where it was measured, in a few words."""
         threads = "" if self.device == "cuda" else f", {self.threads} thread{'s' * (self.threads != 1)}"
         return f"{self.hardware.get('gpu' if self.device == 'cuda' else 'cpu')}{threads}"
 

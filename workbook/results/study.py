@@ -29,14 +29,10 @@ class Reported:
     ran: str  # the key of `ka.VARIANTS` that computes what the row's code computed
 
 
-#: What variants are compared with: PSRT without its shuffle.
-BASELINE = "psrt_noshuffle"
-#: Printed PSNR of KAv6 by epoch, dB. The table's row is the last.
-KAV6_EPOCHS = {1500: 50.24, 1998: 50.43, 1999: 50.26, 2000: 40.02}
-#: Range of the PSNR of five runs of the baseline, dB.
-BASELINE_RANGE = 0.33
-#: Counts that the study prints for PSRT at other widths, in millions.
-OTHER_WIDTHS = {32: 0.248, 64: 0.939}
+BASELINE = "psrt_noshuffle"  # what variants are compared with: PSRT without its shuffle
+KAV6_EPOCHS = {1500: 50.24, 1998: 50.43, 1999: 50.26, 2000: 40.02}  # printed PSNR of KAv6, dB; the row is the last
+BASELINE_RANGE = 0.33  # of the PSNR of five runs of the baseline, dB
+OTHER_WIDTHS = {32: 0.248, 64: 0.939}  # counts that the study prints for PSRT at other widths, in millions
 
 #: The study's name of a row (without PSRT_ and _noshuffle) → what it printed, in its order.
 REPORTED: Mapping[str, Reported] = msgspec.json.decode(

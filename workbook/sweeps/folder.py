@@ -81,12 +81,10 @@ class Sweep:
 
     @property
     def missing(self) -> list[Planned]:
-        """The runs that are not done, in order."""
         return [planned for planned in self.plan.runs if not self.done(planned)]
 
     @property
     def lacks_data(self) -> bool:
-        """Whether it trains on data that must be given, and are not."""
         return self.plan.shared["dataset"] != "indian_pines" and self.data is None
 
     def load(self) -> Data | None:

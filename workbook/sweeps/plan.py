@@ -77,7 +77,6 @@ class Plan:
     def config(
         self, planned: Planned, data: str | None = None, device: str = "auto", run_dir: str | None = None
     ) -> Config:
-        """The configuration of one of the runs, with what belongs to the machine."""
         place = data if data is not None or self.shared["dataset"] == "indian_pines" else "not kept"
         here = {"variant": planned.variant, "seed": planned.seed, "data_root": place, "device": device}
         return Config(**self.shared | here, run_dir=run_dir)

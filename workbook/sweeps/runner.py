@@ -84,7 +84,6 @@ def _silent() -> Iterator[None]:
 
 
 def _here(sweep: Sweep, look: Callable[[Sequence[str]], object]) -> None:
-    """A process per run, as many at a time as there are places."""
     pick_device(sweep.device)
     waiting, free = sweep.missing, places(sweep.device, sweep.jobs)
     if not waiting:

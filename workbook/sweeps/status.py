@@ -67,9 +67,8 @@ def _standing(sweep: Sweep, planned: Planned, queued: bool) -> Standing:
             state, note = "failed", failure.read_text(encoding="utf-8").strip()
         else:
             state = "missing" if run.config() is None else "stopped"
-        last = (run.history() or [{}])[-1]
-        seconds = last.get("seconds", 0.0)
-        return Standing(planned.name, state, sweep.total, last.get("step", 0), seconds, *_reached(last), note)
+        last = {"step": 0, "seconds": 0.0} | (run.history() or [{}])[-1]
+        return Standing(planned.name, state, sweep.total, last["step"], last["seconds"], *_reached(last), note)
     except (KAError, OSError) as unreadable:  # a damaged folder is not the other runs' trouble
         return Standing(planned.name, "failed", sweep.total, note=" ".join(str(unreadable).split()))
 

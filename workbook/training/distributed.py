@@ -90,9 +90,8 @@ def _watched(process: "subprocess.Popen[bytes]", run: Run, watch: Watch | None) 
 
 def main(arguments: Sequence[str]) -> int:
     """One of the processes: 0 if the run is finished, 2 for an error of the user's, 130 if stopped."""
-    parser = argparse.ArgumentParser(
-        "python -m workbook.training.distributed", description=(__doc__ or "").split("\n")[0]
-    )
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser("python -m workbook.training.distributed", description=about)
     parser.add_argument("preset", help="the protocol that the fields are of", choices=PRESETS)
     parser.add_argument("fields", help="of the configuration, such as variant=kav11 data_root=/path", nargs="*")
     parser.add_argument("--restart", help="train a finished run again", action="store_true")

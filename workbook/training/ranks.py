@@ -29,7 +29,6 @@ class Ranks:
 
     @property
     def number(self) -> int:
-        """Which of them this one is, from 0."""
         return 0 if self.fabric is None else int(self.fabric.global_rank)
 
     @property

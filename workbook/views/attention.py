@@ -6,8 +6,7 @@ are looked at on a `workbook.views.trace.Trace`. Layers (`ka.models.psrt.LAYERS`
 columns count from 0; one that is not there is a `KAError`.
 """
 
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -45,8 +44,7 @@ def _softmax(q: Heads, k: Heads, scale: float) -> Float[Tensor, "windows heads t
     return (scale * q @ k.transpose(-2, -1)).softmax(-1)
 
 
-@dataclass(frozen=True, eq=False)
-class Query:
+class Query(NamedTuple):
     """What one pixel (row, col) of the image looks at in one layer."""
 
     layer: int
@@ -112,8 +110,7 @@ def entropies(trace: Trace) -> Float[np.ndarray, "layers heads"]:
 # Kernel SA
 
 
-@dataclass(frozen=True, eq=False)
-class KernelWeights:
+class KernelWeights(NamedTuple):
     """Attention among the kernel taps of one layer: softmax weights of every tap (third axis) over all; they sum to 1.
 
     Taps are kernel-major (`kernel_names`), then row-major in k×k. Filters are the kernels' output channels; pooled

@@ -31,9 +31,6 @@ CHOSEN = "#CC79A7"
 EMPTY = "#D0D0D0"  # pixels between the cells of a scattered window, which are not in it
 
 
-# Window attention
-
-
 @styled
 def query_maps(trace: Trace, picture: Picture, layer: int, row: int, col: int, head: int | None = None) -> Figure:
     """What a pixel looks at in one layer: where its window is, its weights there, and its weights by head.
@@ -127,9 +124,6 @@ def entropy_map(
     return figure
 
 
-# Kernel SA
-
-
 @styled
 def kernel_sa_map(
     kernel_weights: KernelWeights, head: int | None = None, filter: int | None = None, title: str = "kernel SA"
@@ -200,7 +194,6 @@ def _panels(aspects: Sequence[float], above: float, title: str) -> tuple[Figure,
 
 
 def _weight_bar(bar: Axes, norm: Normalize, n: int) -> None:
-    """Colour bar of attention weights, a line at 1/n."""
     colour_bar(bar, ScalarMappable(norm, "viridis"), f"weight (line: uniform, 1/{n})")
     bar.axhline(1 / n, color=MARK, linewidth=2)
 
@@ -212,7 +205,6 @@ def _runs(places: Int[np.ndarray, " n"]) -> list[tuple[int, int]]:
 
 
 def _draw_image(axis: Axes, picture: Picture, queries: Sequence[Query]) -> None:
-    """The image, the pixel that asks, and its windows."""
     axis.imshow(np.clip(picture, 0, 1))
     for asked in queries:
         axis.add_collection(_outlines(asked.rows, asked.cols))

@@ -85,7 +85,8 @@ def write_numbers(axis: Axes, image: AxesImage, factor: float = 1.0, size: float
     values: Float[np.ndarray, "y x"] = np.ma.filled(np.ma.asarray(image.get_array(), float), np.nan)
     left, right, bottom, top = image.get_extent()
     high, wide = (bottom - top) / values.shape[0], (right - left) / values.shape[1]
-    light = _luminance(image.to_rgba(values))
+    rgb = image.to_rgba(values)[..., :3]  # to relative luminance (WCAG 2.1): at 0.179 both are seen equally well
+    light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
     cells = [(y, x) for (y, x), value in np.ndenumerate(values) if np.isfinite(value)]
     numbers = PathCollection(
         [_outline(f"{values[cell] * factor:z.2f}".replace("-", "−"), size / 72) for cell in cells],
@@ -97,12 +98,6 @@ def write_numbers(axis: Axes, image: AxesImage, factor: float = 1.0, size: float
     numbers.set_transform(cast(Figure, axis.figure).dpi_scale_trans)
     axis.add_collection(numbers, autolim=False)
     return numbers
-
-
-def _luminance(colours: Float[np.ndarray, "y x rgba"]) -> Float[np.ndarray, "y x"]:
-    """Relative luminance (WCAG 2.1): at 0.179 black and white text are seen equally well."""
-    rgb = colours[..., :3]
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
 
 
 @cache
@@ -119,7 +114,6 @@ def _outline(text: str, size: float) -> Path:
 
 @cache
 def _glyph(character: str) -> tuple[Path, float]:
-    """Outline and width of a character in a font of size 1."""
     font = FontProperties(family="DejaVu Sans", size=1)
     width, _, _ = text_to_path.get_text_width_height_descent(character, font, ismath=False)
     return TextPath((0, 0), character, prop=font), width

@@ -38,9 +38,6 @@ def _short(labels: Sequence[str]) -> list[str]:
     return [label.split(" (")[0] for label in labels]
 
 
-# Mosaics of filters
-
-
 @styled
 def filter_grid(
     stages: Stages, outputs: Channels = None, inputs: Channels = None, shared: bool = True, title: str = ""
@@ -162,7 +159,6 @@ class _Mosaic:
         axis.set_xlabel("in each mosaic: input channels across, output channels down")
 
     def draw_rows(self, axis: Axes, shared: bool) -> list[AxesImage]:
-        """The rows as images, on one colour scale or each on its own."""
         images, tops = [], [float(np.nanmax(np.abs(row))) for row in self.rows]
         for i, row in enumerate(self.rows):
             limit, (head, foot) = (max(tops) if shared else tops[i]) or 1.0, self.place(i)
@@ -183,7 +179,6 @@ class _Mosaic:
             named |= set(stage.labels)
 
     def _draw_bars(self, axis: Axes, images: Sequence[AxesImage], shared: bool) -> None:
-        """One bar for all rows, or one beside each."""
         spans = [(0.0, self.height)] if shared else self.slots
         for image, (y, high) in zip(images, spans, strict=False):
             place = axis.inset_axes((1.02, 1 - (y + high) / self.height, 0.016, high / self.height))
@@ -198,7 +193,6 @@ class _Mosaic:
 
 
 def _tiles(bank: kernels.Bank, outs: Channels, ins: Channels) -> Float[np.ndarray, "y x"]:
-    """The chosen filters of one kernel side by side."""
     if outs is not None and len(bank) > 1:
         bank = bank[_chosen("output channel", outs, len(bank))]
     if ins is not None:
@@ -301,8 +295,6 @@ def frequency_responses(
     colour_bar(beside(axes[-1], 0.06), image, "|H|, RMS over channels" if pair is None else "|H|")
     return figure
 
-
-# Contributions
 
 SHARE, SIZE = "share ⟨t, y⟩ / ⟨y, y⟩", "size ‖t‖ / ‖y‖"
 

@@ -7,7 +7,7 @@ model has no kernels (no KA, kav5_as_run, a folded copy); the message says what 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -74,7 +74,6 @@ def fused_stage(trace: Trace, layer: int) -> Stage:
 
 
 def _branch(trace: Trace, layer: int) -> tuple[KernelAttention, Maps]:
-    """The KA branch of a layer, and its input."""
     row = trace.model.row
     if not row.has_ka:
         raise KAError(f"{row.name} has no KA layers, so there are no kernels; choose a KA variant, such as kav11")
@@ -87,7 +86,6 @@ def _branch(trace: Trace, layer: int) -> tuple[KernelAttention, Maps]:
 
 
 def _joined(windows: Tensor, glob: Tensor | None) -> Float[Tensor, "k o i u v"]:
-    """The kernels of one image as one set."""
     return (windows if glob is None else torch.cat([windows, glob], dim=1))[0]
 
 
@@ -207,8 +205,7 @@ def terms(trace: Trace, layer: int) -> Iterator[tuple[str, Maps]]:
         yield BIAS, repeat(bias.detach(), "c -> 1 c h w", h=x.shape[-2], w=x.shape[-1])
 
 
-@dataclass(frozen=True, eq=False)
-class Contributions:
+class Contributions(NamedTuple):
     """How much of a layer's output y (before a GELU) each of its `terms` t is."""
 
     labels: tuple[str, ...]
@@ -228,9 +225,6 @@ def contributions(trace: Trace, layer: int) -> Contributions:
     inner = torch.stack([(t * y).sum((1, 2, 3), dtype=torch.float64) for t in parts])
     norms, shares = _array((size / energy.sum()).sqrt()), _array(inner.sum(1) / energy.sum())
     return Contributions(labels, norms, shares, _array(inner / energy))
-
-
-# Kernels that follow the image
 
 
 def movement(a: Trace, b: Trace, layer: int) -> Float[np.ndarray, " k"]:

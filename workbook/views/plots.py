@@ -120,5 +120,4 @@ def spectra(scenes: SceneSet, scene: Scene, images: Mapping[str, Image], pixels:
 
 
 def _panels(n: int, shape: Sequence[int]) -> tuple[Figure, list[Axes]]:
-    """A row of n panels for images shaped `bands h w`."""
     return row_of_axes(n, WIDTH, min(6.0, WIDTH / n * shape[-2] / shape[-1] + 0.6))

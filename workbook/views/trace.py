@@ -1,7 +1,6 @@
 """What every layer of a model sees in one image: the ground on which kernels and attention maps are looked at."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +13,7 @@ from ka.models.psrt import PSRT, WINDOWS, Layer, shuffle, unshuffle
 L1, L2, L3 = range(3)
 
 
-@dataclass(frozen=True, eq=False)
-class LayerTrace:
+class LayerTrace(NamedTuple):
     """What one layer saw."""
 
     layer: Layer
@@ -25,8 +23,7 @@ class LayerTrace:
     places: Int[Tensor, "h w"]  # the image's pixel (row · W + column) at each position of `attention`
 
 
-@dataclass(frozen=True, eq=False)
-class Trace:
+class Trace(NamedTuple):
     """A model's pass over one image: what it was given and gave, and what each of its 18 layers saw, in order."""
 
     model: PSRT
