@@ -4,6 +4,7 @@
 the runs' weights, and keeps the means in results/robustness.json.
 """
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +96,14 @@ def measure(root: str | Path, runs: Sequence[str | Path]) -> dict[str, dict[str,
     if data.consistency is not None:
         methods["local injection, consistent"] = Consistent(methods["local injection"], data.consistency)
     for path, config in zip(runs, configs, strict=True):
-        methods[f"{config.variant}, consistency {config.consistency}"] = Network(Run(Path(path)).model())
+        model = Run(Path(path)).model()
+        methods[f"{config.variant}, {config.consistency}"] = Network(model)
+        if (
+            model.consistency is not None and config.consistency == "both"
+        ):  # the HR-MSI alone: it was trained through that
+            spectral = copy.copy(model)
+            spectral.consistency = replace(model.consistency, kind="spectral")
+            methods[f"{config.variant}, spectral"] = Network(spectral)
     middles = [_middle(scene.load()) for scene in data.test]
     measured: dict[str, dict[str, dict[str, float]]] = {}
     for name, condition in tqdm(CONDITIONS.items(), desc="conditions"):
@@ -136,7 +144,9 @@ def chart(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     for axis, (word, conditions) in zip(axes, groups.items(), strict=True):
         for i, method in enumerate(measured["as assumed"]):
             values = [measured[condition][method]["psnr"] for condition in conditions]
-            style = "--" if "none" in method else ":" if "injection" in method or method == "bicubic" else "-"
+            style = (
+                "--" if method.endswith("spectral") else ":" if "injection" in method or method == "bicubic" else "-"
+            )
             axis.plot(range(len(values)), values, style, marker=".", color=f"C{i}", label=method)
         axis.set_xticks(range(len(conditions)), [c.removeprefix(word).strip() for c in conditions], fontsize=7)
         axis.set_title(word)

@@ -62,7 +62,7 @@ def test_what_is_kept_is_told(
     measured = robustness.read()
     assert list(measured) == list(CONDITIONS)
     methods = ["bicubic", "linear injection", "local injection", "local injection, consistent"]
-    assert list(measured["as assumed"]) == [*methods, "kav11, consistency both"]
+    assert list(measured["as assumed"]) == [*methods, "kav11, both", "kav11, spectral"]
     assert measured["noise 30 dB"]["linear injection"]["psnr"] < measured["as assumed"]["linear injection"]["psnr"]
     text = to_markdown(measured)
     assert f"| {measured['as assumed']['bicubic']['psnr']:.2f}" in text
