@@ -21,6 +21,7 @@ WIRE = 0.09  # of a lane, from its left edge
 MARGIN, INDENT = 0.06, 0.17  # of text in a box, and where a wire runs through it
 SLOT, GAP = 0.30, 0.165  # height of a box of two lines, and the room to the next
 
+Point = tuple[float, float]
 Span = tuple[float, float, float, float]  # where a box lies: left, right, top, height
 
 
@@ -90,12 +91,9 @@ class Sheet:
         self.axes.add_patch(FancyBboxPatch((left, top), right - left, height, **drawn))
         return gid, "black" if present else GREY
 
-    def wire(
-        self, points: Sequence[tuple[float, float]], *, image: bool, arrow: bool = True, bridge: bool = False
-    ) -> None:
+    def wire(self, points: Sequence[Point], *, image: bool, arrow: bool = True, bridge: bool = False) -> None:
         """Thick blue for feature maps, thin black for kernels; a bridge leaves a gap in the wires under it."""
-        colour, width = (MAP, 1.8) if image else (KERNEL, 0.9)
-        path = list(points)
+        path, (colour, width) = list(points), (MAP, 1.8) if image else (KERNEL, 0.9)
         if arrow:
             (x0, y0), (x1, y1) = path[-2:]
             length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,7 @@ CHINESE_FONTS = (
 )
 
 
-@cache
-def chinese() -> dict[str, str]:
-    """English text → Chinese."""
-    return json.loads(Path(__file__).with_name("zh.json").read_text(encoding="utf-8"))
+CHINESE: dict[str, str] = json.loads(Path(__file__).with_name("zh.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Words:
             raise KAError(f"language {self.language!r} is unknown; choose 'en' or 'zh'")
 
     def __call__(self, english: str, **values: object) -> str:
-        return (chinese()[english] if self.language == "zh" else english).format(**values)
+        return (CHINESE[english] if self.language == "zh" else english).format(**values)
 
     def font(self) -> dict[str, Any]:
         """Arguments of `FontProperties` that give this language its glyphs (in Chinese of one weight). Without a font

@@ -107,9 +107,8 @@ class Catalog:
 def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | Path | None = None) -> Catalog:
     """All that is at hand: the models named, those that come with the project, and finished runs.
 
-    A model is a name of one of those, or the path of a run folder or checkpoint (which becomes its name); any other, or
-    CAVE not being there, is a `KAError`. `runs` is a folder of run folders (None: the checkout's `runs/`), `data_root`
-    the folder of CAVE, for models of 31 bands.
+    A model is a name of one of those, or the path of a run folder or checkpoint (which becomes its name); any other is
+    a `KAError`. `runs` and `data_root` are as in `finished_runs` and `scene_crops`.
     """
     for name, value in (("runs", runs), ("data_root", data_root)):
         if value is not None and not isinstance(value, str | Path):

@@ -171,8 +171,7 @@ def _moved(chosen: SimpleNamespace) -> Figure:
     other = chosen.catalog.trace(chosen.model, chosen.beside)
     pictures = {name: chosen.catalog.images[name].picture for name in (chosen.image, chosen.beside)}
     stages = (_stages(chosen)[-1], kernels.stages_of(other, chosen.index)[-1])
-    few = range(min(FEW, chosen.trace.model.dim // 2))
-    moved = kernels.movement(chosen.trace, other, chosen.index)
+    few, moved = range(min(FEW, chosen.trace.model.dim // 2)), kernels.movement(chosen.trace, other, chosen.index)
     return kernel_figures.movement_panel(pictures, stages, moved, few, few, chosen.title)
 
 

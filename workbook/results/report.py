@@ -96,11 +96,10 @@ def _github(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def to_latex(table: Table) -> str:
     """The same as three LaTeX tables (packages booktabs; UTF-8), the notes under the last."""
-    parts = []
+    parts, lines = [], [r"\begin{table*}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"]
     for part in sections(table):
         columns = ["left", *["right"] * (len(part.head) - 1)]
         body = tabulate(part.rows, part.head, tablefmt="latex_booktabs", disable_numparse=True, colalign=columns)
-        lines = [r"\begin{table*}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"]
         parts.append("\n".join([*lines, rf"\caption{{{_tex(part.title)}.}}", body, r"\end{table*}"]))
     notes = rf"\par\smallskip\parbox{{\textwidth}}{{{_tex(' '.join(table.notes))}}}"
     text = "\n\n".join(parts).removesuffix(r"\end{table*}") + notes + "\n" + r"\end{table*}" + "\n"
@@ -147,8 +146,8 @@ def to_csv(table: Table) -> str:
 
 
 def _csv_row(row: Row) -> dict[str, str]:
-    status = "measured" if row.stats else "not run"
-    line = {"model": row.name, "status": status, "seeds": " ".join(map(str, row.seeds))}
+    line = {"model": row.name, "status": "measured" if row.stats else "not run"}
+    line["seeds"] = " ".join(map(str, row.seeds))
     for metric in SHOWN:
         stat, difference = row.stats.get(metric), row.differences.get(metric)
         line |= {metric: _plain(stat, "mean"), f"{metric}_std": _plain(stat, "std")}
@@ -159,9 +158,8 @@ def _csv_row(row: Row) -> dict[str, str]:
         line[f"{metric}_study"] = _plain(row.printed, metric)
     line |= {f"parameters_{name}": _plain(row, name) for name in ("reported", "deployed", "here")}
     line["parameters_study_millions"] = _plain(row.printed, "params")
-    line |= {name: _plain(row, name) for name in ("gflops", "ms")}
-    ends = {"ms_ratio": "median", "ms_ratio_low": "low", "ms_ratio_high": "high"}
-    return line | {column: _plain(row.ratio, name) for column, name in ends.items()}
+    line |= {name: _plain(row, name) for name in ("gflops", "ms")} | {"ms_ratio": _plain(row.ratio, "median")}
+    return line | {f"ms_ratio_{end}": _plain(row.ratio, end) for end in ("low", "high")}
 
 
 def _plain(record: object, name: str) -> str:

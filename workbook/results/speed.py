@@ -5,13 +5,13 @@ one process, in alternation, so that a machine that slows down for a while slows
 """
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from ka.errors import KAError
 from ka.files import write_json
@@ -56,10 +56,8 @@ class Spread:
     @classmethod
     def of(cls, above: Sequence[float], below: Sequence[float]) -> "Spread":
         """The ratio above / below of times of the same rounds."""
-        ratios = [a / b for a, b in zip(above, below, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-        values = (statistics.median(ratios), low, high, min(above) / min(below))
-        return cls(*(significant(value) for value in values))
+        low, median, high = np.quantile([a / b for a, b in zip(above, below, strict=True)], (0.25, 0.5, 0.75))
+        return cls(*(significant(value) for value in (median, low, high, min(above) / min(below))))
 
 
 @dataclass(frozen=True)

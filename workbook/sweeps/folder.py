@@ -53,12 +53,10 @@ class Sweep:
     def weights(self, planned: Planned) -> Path:
         return self.folder / "weights" / f"{planned.name}.safetensors"
 
-    def failure(self, planned: Planned) -> Path:
-        """Why it failed; there until it succeeds."""
+    def failure(self, planned: Planned) -> Path:  # there until it succeeds
         return self.folder / "failed" / f"{planned.name}.txt"
 
-    def notebook(self, planned: Planned) -> Path:
-        """Its executed notebook, also of a failure."""
+    def notebook(self, planned: Planned) -> Path:  # executed, also of a failure
         return self.folder / "notebooks" / f"{planned.name}.ipynb"
 
     def claim(self, planned: Planned) -> FileLock:

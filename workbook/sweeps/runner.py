@@ -34,8 +34,7 @@ def run(sweep: Sweep, show: Callable[[Sequence[Standing]], object]) -> list[Stan
     `KAError`.
     """
     (_on_slurm if sweep.cluster == "slurm" else _here)(sweep, lambda queued: show(standings(sweep, queued)))
-    last = standings(sweep)
-    show(last)
+    show(last := standings(sweep))
     return last
 
 
@@ -116,10 +115,9 @@ def _here(sweep: Sweep, look: Callable[[Sequence[str]], object]) -> None:
 
 def _clear_up(sweep: Sweep, planned: Planned, job: Job) -> None:
     """Remove a job's pickles, and note what it could not note itself."""
-    error = job.exception()
-    if error is not None and not sweep.done(planned):
-        line = f"its process ended without a word (killed, or out of memory?); look into {job.paths.stderr}"
-        note_failure(sweep, planned, line)
+    if job.exception() is not None and not sweep.done(planned):
+        why = "its process ended without a word (killed, or out of memory?)"
+        note_failure(sweep, planned, f"{why}; look into {job.paths.stderr}")
     for pickle in (job.paths.submitted_pickle, job.paths.result_pickle):
         pickle.unlink(missing_ok=True)
 
@@ -175,6 +173,5 @@ def ended(jobs: Sequence[Job]) -> bool:
         return True
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(sorted(queued))}"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode and "Invalid job id" not in answer.stderr:
-        return False  # Slurm does not answer now
-    return not queued & set(answer.stdout.split())
+    silent = answer.returncode and "Invalid job id" not in answer.stderr  # Slurm does not answer now
+    return not silent and not queued & set(answer.stdout.split())

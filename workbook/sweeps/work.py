@@ -83,9 +83,10 @@ def attempt(sweep: Sweep, planned: Planned) -> str:
         stored.export(run, sweep.folder / "results", sweep.plan.protocol)
     except Exception as error:  # one run's mishap is not the others'
         line = " ".join(str(error).split()) or "no message"
-        if isinstance(error, KAError) and line.startswith(f"{run.path} is in use"):
+        if not isinstance(error, KAError):
+            line = f"{type(error).__name__}: {line}"
+        elif line.startswith(f"{run.path} is in use"):
             return "left to another process"
-        line = line if isinstance(error, KAError) else f"{type(error).__name__}: {line}"
         note_failure(sweep, planned, line)
         return f"failed: {line}"
     sweep.failure(planned).unlink(missing_ok=True)
@@ -98,10 +99,8 @@ def note_failure(sweep: Sweep, planned: Planned, line: str) -> None:
 
 
 def _begun_elsewhere(run: Run, config: Config) -> Config:
-    """Let an unfinished run go on with this machine's data and device, whatever it was begun with.
-
-    `Run.check` takes another device for another run, and for HDF5 files another folder too; of a sweep they are not
-    part, as it may be carried to another machine.
+    """Let an unfinished run go on with this machine's data and device, whatever it was begun with: `Run.check` takes
+    others for another run, but a sweep may be carried to another machine.
     """
     before = run.config()
     if before is None:
@@ -123,9 +122,8 @@ def execute(config: Config, preset: str, out: Path) -> None:
     """
     given = {key: value for key, value in config.to_dict().items() if value is not None}
     said = Config.preset(preset, **given).to_dict()
-    if unsaid := [key for key, value in config.to_dict().items() if said[key] != value]:
-        which = ", ".join(unsaid)
-        raise KAError(f"{which} of {preset} is set to None, which -p of a notebook cannot say; leave it out of --set")
+    if unsaid := ", ".join(key for key, value in config.to_dict().items() if said[key] != value):
+        raise KAError(f"{unsaid} of {preset} is set to None, which -p of a notebook cannot say; leave it out of --set")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part.ipynb")
     try:

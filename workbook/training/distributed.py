@@ -39,12 +39,8 @@ def train_on(
 ) -> Run:
     """`workbook.training.train.train`, for notebooks: on several devices in processes of their own.
 
-    Args:
-        devices: how many of this machine: GPUs, or processes where the configuration's device is the CPU.
-        config, scenes, restart, watch: see `train`; processes of their own read the data again.
-
-    Raises:
-        KAError: what the processes stopped with.
+    `devices` is how many of this machine: GPUs, or processes where the configuration's device is the CPU. Processes of
+    their own read the data again; what they stopped with is a `KAError`.
     """
     if not is_whole(devices) or devices < 1:
         raise KAError(f"devices={devices!r} is not a whole number of at least 1; give one")

@@ -47,8 +47,8 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
             evaluations[name] = evaluate(counted, scenes.test).to_dict()
     if best_step == state.step:
         evaluations[best_of] = evaluations["best"]
-    count = parameter_count(model.row.name, model.n_bands, model.n_msi, model.dim)
     memory["test_mib"] = round(peak_bytes(device) / 2**20)
+    count = parameter_count(model.row.name, model.n_bands, model.n_msi, model.dim)
     values = {
         "variant": model.row.name,
         "dataset": scenes.test.name,

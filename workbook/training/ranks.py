@@ -80,10 +80,8 @@ ALONE = Ranks()
 def launched(device: str = "auto") -> Ranks:
     """This process among those that torchrun or Slurm started; alone if neither did.
 
-    `device` is `auto`, `cpu` or `cuda`; on CUDA every process of a machine has a GPU of its own.
-
-    Raises:
-        KAError: Fabric is not installed, or could not join them; a GPU by number (each process has its own).
+    `device` is `auto`, `cpu` or `cuda`; on CUDA every process of a machine has a GPU of its own. A GPU by number is a
+    `KAError`, and so is Fabric not being installed, or not able to join them.
     """
     local, nodes = _places(os.environ)
     if local * nodes == 1:

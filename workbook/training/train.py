@@ -39,6 +39,9 @@ def train(
 ) -> Run:
     """Train to the end and measure the test scenes; goes on where a former call was stopped.
 
+    What a user can mend (data, configuration, a folder in use, a full disk, a loss that is not finite) is a `KAError`;
+    what was saved before stays.
+
     Args:
         config: the run. One that is finished already is returned as it is.
         scenes: `load_data(config)` if it is at hand, so that nothing is read twice.
@@ -46,10 +49,6 @@ def train(
         watch: called with the history after every validation (to draw curves).
         bar: show a progress bar.
         ranks: the processes that train it together, each of which calls this.
-
-    Raises:
-        KAError: what a user can mend: data, configuration, a folder in use, a full disk, a loss that is not finite.
-            What was saved before stays.
     """
     run = Run(run_folder(config))
     with ExitStack() as stack:

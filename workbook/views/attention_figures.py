@@ -79,7 +79,7 @@ def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
     """
     queries = [query(trace, layer, row, col) for layer in range(len(LAYERS))]
     _check_picture(trace, picture)
-    ordered = [queries[3 * column + which] for which in range(3) for column in range(6)]
+    ordered = [asked for which in range(3) for asked in queries[which::3]]
     with np.errstate(divide="ignore"):  # a weight of 0 is -∞ below uniform, and drawn as the lowest colour
         times = [np.log2(asked.weights.mean(0) * asked.weights.shape[1]) for asked in ordered]
     reach = max(1.0, *(float(values.max()) for values in times))
@@ -91,9 +91,8 @@ def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
     tiles, marks = zip(*drawn, strict=True)
     labels = [LAYERS[asked.layer].split(", ", 1)[1] for asked in ordered]
     _draw_tiles(maps, tiles, labels, 6, norm, SIGNED, marks=marks)
-    for block in range(2):
-        middle = (block * 3 + 1) * (1 + GAP) + 0.5
-        maps.text(middle, -0.3, f"block {block + 1}", ha="center", va="bottom", fontsize=9, weight="bold")
+    for block, middle in enumerate((1.5 + GAP, 4.5 + 4 * GAP), 1):
+        maps.text(middle, -0.3, f"block {block}", ha="center", va="bottom", fontsize=9, weight="bold")
     maps.axvline(3 * (1 + GAP) - GAP / 2, color="#808080", linewidth=0.8)
     step = 1 + int(reach) // 4
     ticks = [step * k for k in range(-(int(reach) // step), int(reach) // step + 1)]
@@ -105,19 +104,14 @@ def query_layers(trace: Trace, picture: Picture, row: int, col: int) -> Figure:
 
 
 @styled
-def entropy_map(
-    entropies: Float[np.ndarray, "layers heads"], names: Sequence[str] = LAYERS, title: str = "window attention"
-) -> Figure:
-    """Normalised attention entropy by layer (`names`) and head: 1 is uniform attention, 0 a single pixel. `entropies`
-    are those of window attention, or of kernel SA; `title` says which.
-    """
+def entropy_map(entropies: Float[np.ndarray, "layers heads"], title: str = "window attention") -> Figure:
+    """Normalised entropy by layer and head, of window attention or of kernel SA: 1 is uniform, 0 a single pixel."""
     n_layers, n_heads = entropies.shape
-    title = f"{title}: entropy / that of uniform weights"
-    margins = (1.35, 0.91, 0.19, 0.5)
+    margins, title = (1.35, 0.91, 0.19, 0.5), f"{title}: entropy / that of uniform weights"
     figure, (axis, bar) = side_by_side([0.5 * n_heads, 0.14], 0.235 * n_layers, margins, 0.15, title)
     image = axis.imshow(entropies, norm=Normalize(0, 1), cmap="viridis", aspect="auto")
     write_numbers(axis, image)
-    axis.set_yticks(range(n_layers), names)
+    axis.set_yticks(range(n_layers), LAYERS)
     axis.set_xticks(range(n_heads), [str(head + 1) for head in range(n_heads)])
     bare(axis, xlabel="head")
     colour_bar(bar, image).set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "0.25", "0.5", "0.75", "1: uniform"])
@@ -140,9 +134,8 @@ def kernel_sa_map(
     margins = (0.95, 0.81, 0.22, 0.62)
     figure, (main, heads, bar) = side_by_side([3.5, 3.5, 0.14], 3.5, margins, 0.3, f"{title}, {of_filter}")
     main.imshow(shown, norm=norm, cmap="viridis")
-    size = n // len(kernels)
     names = [kernel.replace(" → ", "\n→ ").replace(" of ", "\nof ") for kernel in kernels]
-    middles = [m * size + (size - 1) / 2 for m in range(len(names))]
+    middles = (np.arange(len(names)) + 0.5) * (n // len(names)) - 0.5
     main.set_xticks(middles, names, fontsize=8)
     main.set_yticks(middles, names, fontsize=8)
     main.set(xlabel="tap that is looked at", ylabel="tap that looks", title=which)
@@ -176,10 +169,9 @@ def _check_picture(trace: Trace, picture: Picture) -> None:
 
 def _one_or_mean(what: str, chosen: int | None, values: np.ndarray) -> tuple[np.ndarray, str]:
     """One entry of the first axis, or the mean over all; and what that is."""
-    n = len(values)
     if chosen is not None:
-        return values[check_index(what, chosen, n)], f"{what} {chosen + 1}"
-    return values.mean(0), f"its one {what}" if n == 1 else f"mean of {n} {what}s"
+        return values[check_index(what, chosen, len(values))], f"{what} {chosen + 1}"
+    return values.mean(0), f"its one {what}" if len(values) == 1 else f"mean of {len(values)} {what}s"
 
 
 def _panels(aspects: Sequence[float], above: float, title: str) -> tuple[Figure, list[Axes]]:

@@ -302,9 +302,9 @@ SHARE, SIZE = "share ⟨t, y⟩ / ⟨y, y⟩", "size ‖t‖ / ‖y‖"
 @styled
 def contribution_panel(layer: kernels.Contributions, title: str = "") -> Figure:
     """One layer: the share and the relative size of each term, and its share inside each window."""
-    n = len(layer.labels)
+    n, colours = len(layer.labels), [_colour(label) for label in layer.labels]
     figure, (bars, table) = side_by_side([3.5, 3.1], 0.34 * n, (1.75, 0.9, 0.32, 0.5), 0.25, title)
-    y, colours = np.arange(n), [_colour(label) for label in layer.labels]
+    y = np.arange(n)
     bars.barh(y - 0.19, layer.shares, 0.34, color=colours)
     bars.barh(y + 0.19, layer.norms, 0.34, facecolor="none", edgecolor=colours, linewidth=1.2)
     bars.axvline(0, color="black", linewidth=0.6)

@@ -234,8 +234,8 @@ def movement(a: Trace, b: Trace, layer: int) -> Float[np.ndarray, " k"]:
     if a.model is not b.model:
         raise KAError("the two traces are of two models; trace both images with the same one")
     before, after = (stages_of(trace, layer)[-1] for trace in (a, b))
-    mean = norms([before, after]).mean(0)
     moved = norms([replace(after, kernels=after.kernels - before.kernels)])[0]
+    mean = norms([before, after]).mean(0)
     return np.divide(moved, mean, out=np.zeros_like(moved), where=mean > 0)
 
 
