@@ -72,7 +72,7 @@ class Consistency:
         self, x: Float[Tensor, "*b bands h w"], msi: Float[Tensor, "*b m h w"]
     ) -> Float[Tensor, "*b bands h w"]:
         """x + S⁺(msi - S x), pixel by pixel, so on patches too; a network may be trained through it."""
-        srf = torch.as_tensor(self.srf, dtype=torch.float64)
+        srf = torch.tensor(self.srf, dtype=torch.float64)
         seen, back = (matrix.to(x.device, x.dtype) for matrix in (srf, self.weight * torch.linalg.pinv(srf)))
         lacking = msi - torch.einsum("mb,...bhw->...mhw", seen, x)
         return x + torch.einsum("bm,...mhw->...bhw", back, lacking)

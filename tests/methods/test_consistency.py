@@ -15,6 +15,7 @@ from ka.methods.injection import Bicubic
 
 PROTOCOL = Degradation()
 SRF = np.random.default_rng(1).random((3, 8)) / 8
+SRF.setflags(write=False)  # as that of the Nikon D700 is
 
 
 def scene(degradation: Degradation = PROTOCOL, noise: float = 0.0) -> Scene:
