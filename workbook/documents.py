@@ -1,7 +1,8 @@
 """What README and docs/ hold of results and models: tables and answers, written between comments by `make figures`.
 
-<!-- laptop: made by make figures -->       a table, up to <!-- end -->
-<!--answer: question | comparison-->        a number with its interval and verdict, up to <!--/-->
+<!-- laptop: made by make figures -->                 a table, up to <!-- end -->
+<!--answer: protocol: question | comparison-->        a number with its interval and verdict, up to <!--/-->
+<!--answer: question | comparison-->                  the same of the protocol `ANSWERING`
 """
 
 import re
@@ -27,7 +28,7 @@ FEW = (*("bicubic", "linear injection", "local injection"), *("psrt_noshuffle", 
 """Rows of the README's table."""
 
 ANSWERING = "laptop-bicubic"
-"""The protocol whose answers are told: the one in which every row was run."""
+"""The protocol whose answers are told where none is named: the one in which every row was run."""
 
 DOCUMENTS = {"README.zh.md": "zh"} | dict.fromkeys(
     ("README.md", "docs/models.md", "docs/results.md", "docs/robustness.md"), "en"
@@ -52,11 +53,12 @@ def document(name: str) -> str:
         return match[1] + tables[match[2]]()
 
     def answered(match: re.Match[str]) -> str:
-        return match[1] + answer(match[2], match[3], language)
+        return match[1] + answer(match[2] or ANSWERING, match[3], match[4], language)
 
     text = (ROOT / name).read_text(encoding="utf-8")
     text = re.sub(r"(<!-- ([\w-]+): made by make figures -->\n).*?(?=<!-- end -->)", generated, text, flags=re.DOTALL)
-    return re.sub(r"(<!--answer: (.+?) \| (.+?)-->).*?(?=<!--/-->)", answered, text, flags=re.DOTALL)
+    of = r"(<!--answer: (?:([a-z][\w-]*): )?(.+?) \| (.+?)-->).*?(?=<!--/-->)"
+    return re.sub(of, answered, text, flags=re.DOTALL)
 
 
 @cache
@@ -68,9 +70,9 @@ def results_table(protocol: str, language: str, names: Sequence[str] | None) -> 
 
 
 @cache
-def answer(question: str, comparison: str, language: str) -> str:
-    """What the runs of `ANSWERING` say to one comparison, in words; one that the question has not is a `KAError`."""
-    answers = questions.answers(results.read(results_folder(), ANSWERING), question)
+def answer(protocol: str, question: str, comparison: str, language: str) -> str:
+    """What a protocol's runs say to one comparison, in words; one that the question has not is a `KAError`."""
+    answers = questions.answers(results.read(results_folder(), protocol), question)
     by_label = {answer.comparison.label: answer for answer in answers}
     if comparison not in by_label:
         raise unknown(f"comparison of question {question!r}", comparison, by_label)
