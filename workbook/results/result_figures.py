@@ -92,7 +92,7 @@ def quality_against_cost(table: Table) -> Figure:
     labels = ("GFLOPs, 512×512×31 at dim 48, deployed", "deployed parameters at dim 48 (M)", "training here (min)")
     for axis, x, label in zip(axes, xs, labels, strict=True):
         axis.set_xlabel(label)
-        axis.margins(x=0.14, y=0.08)
+        axis.margins(x=0.4, y=0.08)
         for row, at in zip(rows, x, strict=True):
             named = row.name in LABELLED
             psnr = row.stats["psnr"]
@@ -100,8 +100,10 @@ def quality_against_cost(table: Table) -> Figure:
                 at, psnr.mean, psnr.std or None, fmt="o", markersize=4, elinewidth=0.8,
                 color="C0" if named else "0.75", zorder=3 if named else 2,
             )  # fmt: skip
-        _name_points(axis, rows, x)
-        for row in _near(table, rows):
+        near = _near(table, rows)
+        levels = [row.stats["psnr"].mean for row in (*rows, *near)]
+        _name_points(axis, rows, x, 0.046 * (max(levels, default=0.0) - min(levels, default=0.0)))
+        for row in near:
             level = row.stats["psnr"].mean
             axis.axhline(level, color="0.6", linestyle=":", linewidth=1)
             axis.annotate(row.name, (0.02, level), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
@@ -113,17 +115,16 @@ def quality_against_cost(table: Table) -> Figure:
 
 
 def _near(table: Table, rows: Sequence[Row]) -> list[Row]:
-    """The methods without training that lie at most 3 dB below the networks' lowest."""
+    """The methods without training that lie at most half a dB below the networks' lowest."""
     lowest = min((row.stats["psnr"].mean for row in rows), default=math.inf)
     without = [row for row in table.rows if row.name in UNTRAINED and row.stats]
-    return [row for row in without if row.stats["psnr"].mean > lowest - 3]
+    return [row for row in without if row.stats["psnr"].mean > lowest - 0.5]
 
 
-def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float]) -> None:
-    """Names of the labelled rows at the right of their points, at least a line apart from the next one below."""
+def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float], line: float) -> None:
+    """Names of the labelled rows at the right of their points, at least a line (in dB) above the next one below."""
     spots = sorted((row.stats["psnr"].mean, at, row.name) for row, at in zip(rows, x, strict=True))
     spots = [spot for spot in spots if spot[2] in LABELLED]
-    line = 0.046 * (spots[-1][0] - spots[0][0]) if spots else 0.0
     below = -math.inf
     for y, at, name in spots:
         below = max(y, below + line)
