@@ -50,7 +50,7 @@ def test_train_through_papermill_then_nbval(tmp_path: Path) -> None:
     shown = "".join(json.dumps(cell.outputs) for cell in code(out))
     for method in ("bicubic", "linear injection", "local injection", "best"):
         assert f"| {method} |" in shown
-    assert shown.count('"image/png"') == 5  # live curves, final curves, views, error maps, spectra
+    assert shown.count('"image/png"') == 6  # live curves, final curves, views, error maps, spectra, residuals
 
     shutil.rmtree(tmp_path / "run")  # trained again, not read again
     executed = nbformat.read(out, as_version=4)
