@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -278,13 +279,17 @@ def test_ctrl_c_in_a_notebook_stops_it(smoke: Smoke, tmp_path: Path) -> None:
 
     def execute(path: Path, stop_at: int | None = None) -> str:
         """How the cell ended."""
-        config = smoke(path, iterations=120, eval_every=40, checkpoint_every=0.0).to_dict()
+        config = smoke(path, iterations=360, eval_every=120, checkpoint_every=0.0).to_dict()
         message = client.execute(textwrap.dedent(code).format(config=json.dumps(config)))
         if stop_at is not None:
             until(lambda: saved_step(path) >= stop_at)
             manager.interrupt_kernel()
         while True:
-            reply = client.get_shell_msg(timeout=300)
+            try:
+                reply = client.get_shell_msg(timeout=300 if stop_at is None else 3)
+            except Empty:  # Python drops an interrupt that falls into a weak reference's callback: one presses again
+                manager.interrupt_kernel()
+                continue
             if reply["parent_header"].get("msg_id") == message:
                 return reply["content"].get("ename", reply["content"]["status"])
 
@@ -292,7 +297,7 @@ def test_ctrl_c_in_a_notebook_stops_it(smoke: Smoke, tmp_path: Path) -> None:
         assert execute(one) == "ok"
         for stop_at in (2, 30, 60):
             assert execute(other, stop_at) == "KeyboardInterrupt"
-            assert saved_step(other) < 120
+            assert saved_step(other) < 360
         assert execute(other) == "ok"
     finally:
         client.stop_channels()

@@ -92,7 +92,7 @@ def quality_against_cost(table: Table) -> Figure:
     labels = ("GFLOPs, 512×512×31 at dim 48, deployed", "deployed parameters at dim 48 (M)", "training here (min)")
     for axis, x, label in zip(axes, xs, labels, strict=True):
         axis.set_xlabel(label)
-        axis.margins(x=0.4, y=0.08)
+        axis.margins(x=0.3, y=0.08)
         for row, at in zip(rows, x, strict=True):
             named = row.name in LABELLED
             psnr = row.stats["psnr"]
@@ -122,13 +122,15 @@ def _near(table: Table, rows: Sequence[Row]) -> list[Row]:
 
 
 def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float], line: float) -> None:
-    """Names of the labelled rows at the right of their points, at least a line (in dB) above the next one below."""
+    """Names of the labelled rows beside their points, at least a line (in dB) above the next one below."""
     spots = sorted((row.stats["psnr"].mean, at, row.name) for row, at in zip(rows, x, strict=True))
     spots = [spot for spot in spots if spot[2] in LABELLED]
     below = -math.inf
     for y, at, name in spots:
         below = max(y, below + line)
-        axis.annotate(name, (at, below), (7, 0), textcoords="offset points", fontsize=7, va="center")
+        side, edge = (-7, "right") if at > (min(x) + max(x)) / 2 else (7, "left")
+        text = axis.annotate(name, (at, below), (side, 0), textcoords="offset points", fontsize=7, va="center", ha=edge)
+        text.set_in_layout(False)  # or every drawing would move the axes a little further
 
 
 @styled
