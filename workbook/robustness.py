@@ -25,11 +25,11 @@ from ka.inference import Network
 from ka.methods import Method
 from ka.methods.consistency import Consistent
 from workbook.paths import results_folder
+from workbook.results.stored import SHOWN
 from workbook.style import styled
 from workbook.training.run import Run
-from workbook.training.scenes import load_data
+from workbook.training.scenes import centre, load_data
 
-METRICS = ("psnr", "sam", "ergas")
 SIDE = 256  # of the middle of a scene
 
 
@@ -98,25 +98,17 @@ def measure(root: str | Path, runs: Sequence[str | Path]) -> dict[str, dict[str,
     for path, config in zip(runs, configs, strict=True):
         model = Run(Path(path)).model()
         methods[f"{config.variant}, {config.consistency}"] = Network(model)
-        if (
-            model.consistency is not None and config.consistency == "both"
-        ):  # the HR-MSI alone: it was trained through that
-            spectral = copy.copy(model)
+        if model.consistency is not None and model.consistency.kind == "both":
+            spectral = copy.copy(model)  # the HR-MSI alone: it was trained through that
             spectral.consistency = replace(model.consistency, kind="spectral")
             methods[f"{config.variant}, spectral"] = Network(spectral)
-    middles = [_middle(scene.load()) for scene in data.test]
+    middles = [centre(scene, SIDE) for scene in data.test]
     measured: dict[str, dict[str, dict[str, float]]] = {}
     for name, condition in tqdm(CONDITIONS.items(), desc="conditions"):
         scenes = replace(data.test, scenes=[condition.scene(scene, data.test) for scene in middles])
-        evaluations = {title: evaluate(method, scenes, list(METRICS)) for title, method in methods.items()}
-        measured[name] = {title: {m: one.mean(m) for m in METRICS} for title, one in evaluations.items()}
+        evaluations = {title: evaluate(method, scenes, list(SHOWN)) for title, method in methods.items()}
+        measured[name] = {title: {m: one.mean(m) for m in SHOWN} for title, one in evaluations.items()}
     return measured
-
-
-def _middle(scene: Scene) -> Scene:
-    (h, w), ratio = scene.gt.shape[1:], scene.ratio
-    height, width = (min(SIDE, side) for side in (h, w))
-    return scene.crop((h - height) // 2 // ratio * ratio, (w - width) // 2 // ratio * ratio, height, width)
 
 
 def read() -> dict[str, dict[str, dict[str, float]]]:
@@ -144,9 +136,8 @@ def chart(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     for axis, (word, conditions) in zip(axes, groups.items(), strict=True):
         for i, method in enumerate(measured["as assumed"]):
             values = [measured[condition][method]["psnr"] for condition in conditions]
-            style = (
-                "--" if method.endswith("spectral") else ":" if "injection" in method or method == "bicubic" else "-"
-            )
+            trained = {"spectral": "--", "both": "-", "none": "-."}
+            style = trained.get(method.rpartition(", ")[2], ":")
             axis.plot(range(len(values)), values, style, marker=".", color=f"C{i}", label=method)
         axis.set_xticks(range(len(conditions)), [c.removeprefix(word).strip() for c in conditions], fontsize=7)
         axis.set_title(word)

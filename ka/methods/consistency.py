@@ -9,8 +9,8 @@ of each both hold, if the observations agree with each other. With noise they ar
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from functools import cached_property, lru_cache
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from ka.methods import Method
 from ka.methods.local import check_pair
 
 Kind = Literal["spectral", "spatial", "both"]
-KINDS = ("spectral", "spatial", "both")
+KINDS = get_args(Kind)
 Cube = Float[np.ndarray, "bands h w"]
 LowCube = Float[np.ndarray, "bands h/ratio w/ratio"]
 MSI = Float[np.ndarray, "channels h w"]
@@ -72,10 +72,15 @@ class Consistency:
         self, x: Float[Tensor, "*b bands h w"], msi: Float[Tensor, "*b m h w"]
     ) -> Float[Tensor, "*b bands h w"]:
         """x + S⁺(msi - S x), pixel by pixel, so on patches too; a network may be trained through it."""
-        srf = torch.tensor(self.srf, dtype=torch.float64)
-        seen, back = (matrix.to(x.device, x.dtype) for matrix in (srf, self.weight * torch.linalg.pinv(srf)))
+        seen, back = (matrix.to(x.device, x.dtype) for matrix in self._matrices)
         lacking = msi - torch.einsum("mb,...bhw->...mhw", seen, x)
         return x + torch.einsum("bm,...mhw->...bhw", back, lacking)
+
+    @cached_property
+    def _matrices(self) -> tuple[Float[Tensor, "m bands"], Float[Tensor, "bands m"]]:
+        """S and weight · S⁺; every training step asks for them."""
+        srf = torch.tensor(self.srf, dtype=torch.float64)
+        return srf, self.weight * torch.linalg.pinv(srf)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"srf": np.asarray(self.srf).tolist()}

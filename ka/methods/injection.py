@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,37 +38,46 @@ class Bicubic:
 
 
 @dataclass(frozen=True, eq=False)
-class LinearInjection:
+class _Fitted:
+    """A start with a matrix: how it describes itself, and what tells it from others."""
+
+    name: ClassVar[str]
+    degradation: Degradation
+    matrix: Float[np.ndarray, "bands m"] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self), "matrix": None if self.matrix is None else self.matrix.tolist()}
+
+    @cached_property
+    def key(self) -> str:
+        """Its name and a digest of its values."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return f"{self.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True, eq=False)
+class LinearInjection(_Fitted):
     """Linear detail injection: up + matrix · detail(msi), one matrix fitted on training scenes by least squares."""
 
     name: ClassVar[str] = "linear"
     matrix: Float[np.ndarray, "bands m"]
-    degradation: Degradation
 
     @classmethod
     def fit(cls, scenes: SceneSet) -> "LinearInjection":
         """Fit the matrix on all pixels of all scenes."""
-        return cls(fit_matrix(scenes), scenes.degradation)
+        return cls(scenes.degradation, fit_matrix(scenes))
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene."""
         added = np.einsum("om,mhw->ohw", self.matrix, detail(scene.msi, self.degradation))
         return torch.from_numpy((scene.bicubic + added).astype(np.float32))
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "degradation": asdict(self.degradation), "matrix": self.matrix.tolist()}
-
-    @property
-    def key(self) -> str:
-        return _key(self)
-
 
 @dataclass(frozen=True, eq=False)
-class LocalInjection:
+class LocalInjection(_Fitted):
     """Local injection (`ka.local_injection`) towards the matrix of a linear one, or towards the scene's own."""
 
     name: ClassVar[str] = "local"
-    degradation: Degradation
     matrix: Float[np.ndarray, "bands m"] | None = None
     radius: int = RADIUS
     ridge: float = RIDGE
@@ -75,21 +85,8 @@ class LocalInjection:
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene."""
-        towards, radius, ridge, roots = self.matrix, self.radius, self.ridge, self.roots
-        return torch.from_numpy(
-            local_injection(
-                scene.lr, scene.msi, self.degradation, matrix=towards, radius=radius, ridge=ridge, roots=roots
-            )
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        matrix = None if self.matrix is None else self.matrix.tolist()
-        local = {"matrix": matrix, "radius": self.radius, "ridge": self.ridge, "roots": self.roots}
-        return {"name": self.name, "degradation": asdict(self.degradation), **local}
-
-    @property
-    def key(self) -> str:
-        return _key(self)
+        given, parts = (scene.lr, scene.msi, self.degradation), ("matrix", "radius", "ridge", "roots")
+        return torch.from_numpy(local_injection(*given, **{part: getattr(self, part) for part in parts}))
 
 
 def fit_matrix(scenes: SceneSet, roots: bool = False) -> Float[np.ndarray, "bands m"]:
@@ -106,12 +103,6 @@ def fit_matrix(scenes: SceneSet, roots: bool = False) -> Float[np.ndarray, "band
 
 
 Start = Bicubic | LinearInjection | LocalInjection
-
-
-def _key(start: "Start") -> str:
-    """What tells a start from others: its name and a digest of its values."""
-    text = json.dumps(start.to_dict(), sort_keys=True)
-    return f"{start.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def start_from_dict(values: Mapping[str, Any]) -> Start:

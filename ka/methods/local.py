@@ -13,11 +13,11 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
+from ka.data.datasets import PROTOCOL
 from ka.data.simulate import Degradation, bicubic, cubic_matrix, degrade
 from ka.errors import KAError, is_whole
 
 RADIUS, RIDGE = 4, 1e-5  # chosen on training scenes of CAVE, in [0, 1]
-PROTOCOL = Degradation()
 DARK = 1e-4  # added under the root, which would rise without bound at zero
 
 

@@ -27,7 +27,7 @@ def noise(bands: int = 5, channels: int = 2, h: int = 24, w: int = 16, ratio: in
 def test_reference_images_are_met(start: dict[str, np.ndarray]) -> None:
     lr, msi, matrix = start["lr"], start["msi"], start["matrix"]
     scene = Scene("reference", start["gt"], lr, start["up"], msi)
-    np.testing.assert_allclose(LinearInjection(matrix, Degradation())(scene).numpy(), start["linear"], atol=1e-5)
+    np.testing.assert_allclose(LinearInjection(Degradation(), matrix)(scene).numpy(), start["linear"], atol=1e-5)
     np.testing.assert_allclose(local_injection(lr, msi, matrix=matrix), start["local"], atol=1e-5)
     other = local_injection(lr, msi, matrix=matrix, radius=2, ridge=1e-3)
     np.testing.assert_allclose(other, start["local_r2_lam1e3"], atol=1e-5)
@@ -106,7 +106,7 @@ def test_a_start_is_described_by_plain_values(kind: str) -> None:
     degradation, matrix = Degradation(4, 5, 1.5), np.random.default_rng(0).random((5, 2))
     starts: dict[str, Start] = {
         "bicubic": Bicubic(),
-        "linear": LinearInjection(matrix, degradation),
+        "linear": LinearInjection(degradation, matrix),
         "local": LocalInjection(degradation, matrix, 3, 1e-4),
         "alone": LocalInjection(degradation, roots=True),
     }

@@ -72,7 +72,7 @@ def test_a_checkpoint_alone_sharpens(model: ka.PSRT, tmp_path: Path) -> None:
     again = ka.load_checkpoint(path)
     np.testing.assert_array_equal(ka.Network(again)(seen), ka.Network(model)(seen))
     np.testing.assert_allclose(ka.Network(again.fold())(seen), ka.Network(model)(seen), atol=1e-5)
-    model.start, model.consistency = LinearInjection(np.ones((6, 3)), Degradation()), None
+    model.start, model.consistency = LinearInjection(Degradation(), np.ones((6, 3))), None
     ka.save_weights(path, model)
     assert ka.load_checkpoint(path).start.key == model.start.key
     assert ka.load_checkpoint(path).consistency is None

@@ -97,8 +97,10 @@ def judge(estimates: Sequence[Estimate], alpha: float = 0.05, margin: float | No
     are equal within it, again with at most `alpha` for any false one.
     """
     judged = [i for i, estimate in enumerate(estimates) if estimate.freedom and math.isfinite(estimate.value)]
-    differs, levels = _holm([_p(estimates[i], 0.0) for i in judged], alpha)
-    equal = _holm([_p(estimates[i], margin) for i in judged], alpha)[0] if margin is not None else differs * 0 > 0
+    _, levels = _holm([_p(estimates[i], 0.0) for i in judged], alpha)
+    equal = np.zeros_like(levels, dtype=bool)
+    if margin is not None:
+        equal = _holm([_p(estimates[i], margin) for i in judged], alpha)[0]
     differences = [Difference(estimate.value, refused=estimate.refused) for estimate in estimates]
     for i, level, within in zip(judged, levels, equal, strict=True):
         estimate = estimates[i]

@@ -63,7 +63,7 @@ class Data:
     @cached_property
     def val(self) -> SceneSet:
         """The centres of the held-out scenes, in memory, with the start's image as `up`."""
-        scenes = [_centre(scene, self.config.eval_size) for scene in started(self.held_out, self.start)]
+        scenes = [centre(scene, self.config.eval_size) for scene in started(self.held_out, self.start)]
         return replace(self.held_out, scenes=scenes)
 
     @cached_property
@@ -99,12 +99,12 @@ def load_data(config: Config) -> Data:
         data.load(config.dataset, "val", root, degradation) if hold_out else replace(train, split="val", scenes=[])
     )
     scenes = Data(config, train, held_out, data.load(config.dataset, "test", root, degradation))
-    _ = scenes.consistency
+    _ = scenes.consistency  # refused now, not after the scenes were read
     return scenes
 
 
-def _centre(scene: Scene, size: int | None) -> Scene:
-    """The central part of a validation scene, on the low-resolution grid."""
+def centre(scene: Scene, size: int | None) -> Scene:
+    """The central part of a scene, on the low-resolution grid; all of it for None or a size that it does not have."""
     (h, w), r = scene.gt.shape[-2:], scene.ratio
     if size is None or size >= max(h, w):
         return scene.load()

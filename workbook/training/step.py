@@ -109,8 +109,8 @@ class Step:
         consistency: Consistency | None = None,
     ) -> None:
         self.patches = patches
-        spectral = consistency is not None and consistency.kind != "spatial"
-        self.project = consistency.spectral if consistency is not None and spectral else _as_it_is
+        on_patches = consistency is not None and consistency.kind != "spatial"  # which wants whole images
+        self.project = consistency.spectral if consistency and on_patches else _as_it_is
         self.draw: Callable[[int], Draw] = partial(draw, len(patches), config.batch, config.seed, config.augment)
         end = total if config.schedule == "cosine" else None
         self.rate: Callable[[int], float] = partial(learning_rate, config.lr, config.warmup, end)
