@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from tqdm import tqdm
@@ -30,6 +31,7 @@ from workbook.style import styled
 from workbook.training.run import Run
 from workbook.training.scenes import centre, load_data
 
+COLOURS = colormaps["tab10"]
 SIDE = 256  # of the middle of a scene
 
 
@@ -138,7 +140,8 @@ def chart(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
             values = [measured[condition][method]["psnr"] for condition in conditions]
             trained = {"spectral": "--", "both": "-", "none": "-."}
             style = trained.get(method.rpartition(", ")[2], ":")
-            axis.plot(range(len(values)), values, style, marker=".", color=f"C{i}", label=method)
+            thick = {"color": COLOURS(i), "linewidth": 3 - 0.3 * i}  # or lines that nearly agree would hide each other
+            axis.plot(range(len(values)), values, style, marker=".", label=method, **thick)
         axis.set_xticks(range(len(conditions)), [c.removeprefix(word).strip() for c in conditions], fontsize=7)
         axis.set_title(word)
     axes[0].set_ylabel("PSNR (dB)")

@@ -42,7 +42,7 @@ class Comparison:
 
 
 #: The protocols that are meant to answer, as presets of the configuration.
-PROTOCOLS = ("laptop-bicubic", "laptop", "record")
+PROTOCOLS = ("laptop-bicubic", "record")
 
 
 def _questions() -> dict[str, tuple[Comparison, ...]]:

@@ -128,7 +128,7 @@ def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float], line: floa
     below = -math.inf
     for y, at, name in spots:
         below = max(y, below + line)
-        side, edge = (-7, "right") if at > (min(x) + max(x)) / 2 else (7, "left")
+        side, edge = (-7, "right") if at > min(x) + 0.8 * (max(x) - min(x)) else (7, "left")
         text = axis.annotate(name, (at, below), (side, 0), textcoords="offset points", fontsize=7, va="center", ha=edge)
         text.set_in_layout(False)  # or every drawing would move the axes a little further
 
