@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import bench, figures, report
 from benchmarks.measure import Place
 from ka.errors import KAError
-from ka.models.variants import VARIANTS
+from ka.models.variants import PSRT_ROWS
 from workbook.figures import Encode, kinds_of, write_all
 from workbook.paths import ROOT
 from workbook.results import speed
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         place = Place.of(asked.device, asked.threads)
         setting = bench.QUICK if asked.quick else bench.GPU if place.cuda else bench.FULL
-        names = asked.variants or (bench.FEW if asked.quick else list(VARIANTS))
+        names = asked.variants or (bench.FEW if asked.quick else list(PSRT_ROWS))
         path = asked.out or (None if asked.quick or asked.variants else STORED)
         before = {} if path is None else speed.read(path)
         measurement = bench.run(setting, names, place, say, lambda part: store(path, before, part))

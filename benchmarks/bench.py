@@ -16,7 +16,7 @@ from ka.errors import KAError
 from ka.models.counts import deployed, parameter_count
 from ka.models.kernel_attention import KernelAttention
 from ka.models.psrt import build
-from ka.models.variants import VARIANTS, variant
+from ka.models.variants import PSRT_ROWS, variant
 from workbook.results.speed import (
     Measurement,
     Pair,
@@ -66,7 +66,7 @@ def run(
     """
     begun = time.perf_counter()
     chosen = list(dict.fromkeys([BASELINE, *(variant(name).name for name in names)]))
-    full = setting in (FULL, GPU) and set(chosen) == set(VARIANTS)
+    full = setting in (FULL, GPU) and set(chosen) == set(PSRT_ROWS)
     if (busy := measure.busy_cores()) > 0.2:
         say(f"other programs keep {busy:.1f} processor cores busy: times of several threads will be far off")
     with place.prepared():
@@ -129,8 +129,8 @@ def _works(setting: Setting, names: Sequence[str], place: Place) -> tuple[Works,
     truth = torch.rand_like(patches[0])
     image = _images(setting, 1, setting.inference_size, place)
     for name in names:
-        if VARIANTS[name].kernels not in ("", "identity"):
-            layer = KernelAttention(c, VARIANTS[name]).to(device)
+        if PSRT_ROWS[name].kernels not in ("", "identity"):
+            layer = KernelAttention(c, PSRT_ROWS[name]).to(device)
             plain = reference_layer(layer, c)
             layers[name] = {"fast": layer_work(layer, x, grad), "plain": layer_work(plain, x, grad)}
         model = build(name, setting.n_bands, setting.n_msi, setting.dim).to(device)

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ka.data.scenes import Scene
 from ka.errors import KAError, is_whole
+from ka.methods.local import RADIUS
 from ka.methods.started import begun
 from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS
 from ka.models.variants import Variant
 
 log = logging.getLogger("ka")
 
+FRONT_BORDER = 4  # low-resolution pixels beyond a front's window: a 3×3 mean, kernels' upsampling, a blur
 GRID = 16  # tiles start on multiples of it, so that windows and the cells of a shuffle fall as in the whole image
 
 
@@ -29,16 +31,20 @@ class Network:
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene, on the CPU: from the model's start to its consistency."""
-        weight, start, consistency = self.model.head.weight, self.model.start, self.model.consistency
-        images = (begun(scene, start).up, scene.msi)
-        up, msi = (torch.from_numpy(x)[None].to(weight.device, weight.dtype) for x in images)
-        image = sharpen(self.model, up, msi, self.tile)[0].cpu()
+        weight, consistency = next(self.model.parameters()), self.model.consistency
+        images = (begun(scene, self.model.start).up, scene.msi, scene.lr)
+        up, msi, lr = (torch.from_numpy(x)[None].to(weight.device, weight.dtype) for x in images)
+        image = sharpen(self.model, up, msi, self.tile, lr)[0].cpu()
         return image if consistency is None else torch.from_numpy(consistency(image.numpy(), scene.lr, scene.msi))
 
 
 @torch.no_grad()
 def sharpen(
-    model: PSRT, up: Float[Tensor, "b bands h w"], msi: Float[Tensor, "b m h w"], tile: int | None = None
+    model: PSRT,
+    up: Float[Tensor, "b bands h w"],
+    msi: Float[Tensor, "b m h w"],
+    tile: int | None = None,
+    lr: Float[Tensor, "b bands h/ratio w/ratio"] | None = None,
 ) -> Float[Tensor, "b bands h w"]:
     """Run a model on images of any size, in one pass or in overlapping tiles.
 
@@ -53,6 +59,7 @@ def sharpen(
         msi: HR-MSI.
         tile: side of a tile, a multiple of 16; None for one pass if it fits half of the free memory, else 256.
             Variants bound to positions are never tiled unless asked: their result would depend on free memory.
+        lr: LR-HSI, which variants with a front need.
 
     Raises:
         KAError: `tile` is no positive multiple of 16; a variant bound to positions does not fit in memory, or on a GPU
@@ -67,17 +74,17 @@ def sharpen(
                 f"{model.row.name} tiles give another result ({why}): free memory, or ask for them with tile=256"
             )
         tile = max(h, w) if why or needed < free / 2 else 256
-        return _in_one(model, up, msi) if tile >= max(h, w) else _in_tiles(model, up, msi, tile)
+        return _in_one(model, up, msi, lr) if tile >= max(h, w) else _in_tiles(model, up, msi, lr, tile)
     if not is_whole(tile) or tile <= 0 or tile % GRID:
         raise KAError(f"tile={tile!r} must be a positive multiple of {GRID}; choose 256")
-    return model(up, msi) if tile >= max(h, w) else _in_tiles(model, up, msi, tile)
+    return model(up, msi, lr) if tile >= max(h, w) else _in_tiles(model, up, msi, lr, tile)
 
 
-def _in_one(model: PSRT, up: Tensor, msi: Tensor) -> Tensor:
+def _in_one(model: PSRT, up: Tensor, msi: Tensor, lr: Tensor | None) -> Tensor:
     """One pass; in tiles if a GPU's memory does not suffice after all, as when another program took it meanwhile."""
     h, w = up.shape[-2:]
     try:
-        return model(up, msi)
+        return model(up, msi, lr)
     except torch.OutOfMemoryError:
         if why := model.row.position_bound(h, w):
             raise KAError(
@@ -88,7 +95,7 @@ def _in_one(model: PSRT, up: Tensor, msi: Tensor) -> Tensor:
         log.warning("one pass over %d×%d does not fit in the memory of %s: in tiles of %d", h, w, up.device, tile)
         torch.cuda.empty_cache()
         try:
-            return _in_tiles(model, up, msi, tile)
+            return _in_tiles(model, up, msi, lr, tile)
         except torch.OutOfMemoryError:
             continue
     raise KAError(
@@ -96,42 +103,50 @@ def _in_one(model: PSRT, up: Tensor, msi: Tensor) -> Tensor:
     )
 
 
-def _in_tiles(model: PSRT, up: Tensor, msi: Tensor, tile: int) -> Tensor:
+def _in_tiles(model: PSRT, up: Tensor, msi: Tensor, lr: Tensor | None, tile: int) -> Tensor:
     """Overlapping tiles, of which the inner parts are kept."""
-    h, w = up.shape[-2:]
-    margin = math.ceil(reach(model.row) / GRID) * GRID
+    (h, w), ratio = up.shape[-2:], 1 if lr is None else up.shape[-1] // lr.shape[-1]
+    grid = math.lcm(GRID, ratio)
+    margin, tile = (math.ceil(n / grid) * grid for n in (reach(model.row, ratio), tile))
     out = torch.empty_like(up)
     for top in range(0, h, tile):
         for left in range(0, w, tile):
-            y0, x0 = max(0, top - margin), max(0, left - margin)
-            rows = slice(y0, min(h, top + tile + margin))
-            cols = slice(x0, min(w, left + tile + margin))
-            y = model(up[..., rows, cols], msi[..., rows, cols])
+            y0, x0, y1, x1 = max(0, top - margin), max(0, left - margin), top + tile + margin, left + tile + margin
+            low = None if lr is None else lr[..., y0 // ratio : y1 // ratio, x0 // ratio : x1 // ratio]
+            y = model(up[..., y0:y1, x0:x1], msi[..., y0:y1, x0:x1], low)
             out[..., top : top + tile, left : left + tile] = y[
                 ..., top - y0 : top - y0 + tile, left - x0 : left - x0 + tile
             ]
     return out
 
 
-def reach(row: Variant) -> int:
+def reach(row: Variant, ratio: int = 4) -> int:
     """How many pixels away from a tile's edge an input can still change the output inside.
 
     Backwards through the network: head and tail look one pixel far, window attention to the end of its window
-    (of two windows where shuffled), a KA branch half a kernel more. For variants bound to positions there is no such
-    number; theirs without the binding is given.
+    (of two windows where shuffled), a KA branch half a kernel more, a residual block two pixels; a front's kernels see
+    their window, and are upsampled. For variants bound to positions there is no such number; theirs without the binding
+    is given.
     """
+    front = (RADIUS + FRONT_BORDER) * ratio + 3 if row.front else 0
+    if row.body != "PSRT":
+        return (front or 3 * ratio) + (2 + 2 * row.blocks if row.body else 0)
     pixels = 1
     for window in tuple(reversed(WINDOWS)) * N_BLOCKS:
         for layer in (3, 2, 1):
             span = 2 * window if row.shuffle == "aligned" and layer == 2 else window
             convolved = pixels + (row.size // 2 if row.has_ka and row.kernels != "identity" else 0)
             pixels = max(math.ceil(pixels / span) * span, convolved)
-    return pixels + 1
+    return front + pixels + 1
 
 
 def pass_bytes(model: PSRT, up: Tensor) -> int:
-    """About the memory that one pass over `up` takes: 20 maps of `dim` channels and 3 of the image's."""
-    per_pixel = 20 * model.dim + 3 * (model.n_bands + model.n_msi)
+    """About the memory that one pass over `up` takes: 20 maps of `dim` channels and 3 of the image's.
+
+    A front needs some 12 of the image's and 64 beside, before the body's are there.
+    """
+    image = model.n_bands + model.n_msi
+    per_pixel = max(20 * model.dim + 3 * image, 12 * image + 64 if model.row.front else 0)
     return up.shape[0] * up.shape[-2] * up.shape[-1] * per_pixel * up.element_size()
 
 

@@ -6,7 +6,7 @@ import torch
 
 import ka
 from benchmarks.measure import Place
-from ka.models.variants import VARIANTS
+from ka.models.variants import PSRT_ROWS
 from workbook.results.speed import Measurement, Pair, Setting, Speed, Spread
 
 CPU = Place.of("cpu", 1)
@@ -36,7 +36,7 @@ def blank(device: str = "cpu", **changes: Any) -> Measurement:
     """A full measurement in which everything is four times as fast."""
     speeds = {
         name: Speed(9, 9, 9, 9, 9, 9, 0, pair(4) if row.has_ka else None, pair(4), pair(4), ratio(1))
-        for name, row in VARIANTS.items()
+        for name, row in PSRT_ROWS.items()
     }
     known = {"hardware": {"cpu": "none", "gpu": "some", "torch": "2"}, "gemm": {"float32": 100.0}, "copy": 10.0}
     return Measurement(

@@ -1,6 +1,7 @@
 """Patches cut out of the scenes of a set, on the host or on a GPU."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from ka.data.scenes import ARRAYS, Scene, SceneSet
 from ka.errors import KAError, is_whole
+
+SHARP, LOW = ("gt", "up", "msi"), ("lr",)
+"""The arrays at the truth's resolution, and those at the low one."""
 
 Seed = int | Sequence[int] | None
 Draw = tuple[Sequence[int], Seed]
@@ -77,60 +81,79 @@ class Patches:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that gt, up and msi of all scenes take in float32: what `to` needs."""
-        h, w = self.scene_set[0].gt.shape[1:]
-        return 4 * len(self.scene_set) * (2 * self.scene_set.n_bands + self.scene_set.n_msi) * h * w
+        """Bytes that the arrays of all scenes take in float32: what `to` needs."""
+        scene = self.scene_set[0]
+        return 4 * len(self.scene_set) * sum(math.prod(getattr(scene, key).shape) for key in ARRAYS)
 
     def to(self, device: torch.device) -> "DevicePatches":
-        """The same patches, cut on a device: gt, up and msi of all scenes (`nbytes`) are read and moved there now."""
-        h, w = self.scene_set[0].gt.shape[1:]
-        channels = 2 * self.scene_set.n_bands + self.scene_set.n_msi
-        scenes = torch.empty((len(self.scene_set), channels, h * w), dtype=torch.float32, device=device)
+        """The same patches, cut on a device: the arrays of all scenes (`nbytes`) are read and moved there now."""
+        n, ratio, first = len(self.scene_set), self.scene_set.ratio, self.scene_set[0]
+        sharp, low = (_Stack.empty(n, first, keys, self.size // r, device) for keys, r in ((SHARP, 1), (LOW, ratio)))
         for i, scene in enumerate(self.scene_set):
             loaded = scene.load()
-            scenes[i] = torch.from_numpy(np.concatenate([loaded.gt, loaded.up, loaded.msi])).flatten(1)
-        corner = np.arange(h * w).reshape(1, h, w)[:, : self.size, : self.size]
+            sharp.put(i, loaded)
+            low.put(i, loaded)
+        return DevicePatches(self, sharp, low)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Arrays of one resolution of all scenes, on a device."""
+
+    values: Float[Tensor, "scenes channels h*w"]  # the arrays of a scene along `channels`
+    channels: Mapping[str, int]  # how many of each array
+    width: int  # w
+    pixels: Int[Tensor, "turns size size"]  # of a scene's first patch, in each of the eight symmetries
+
+    @classmethod
+    def empty(cls, n: int, like: Scene, keys: Sequence[str], size: int, device: torch.device) -> "_Stack":
+        (h, w), channels = getattr(like, keys[0]).shape[1:], {key: getattr(like, key).shape[0] for key in keys}
+        values = torch.empty((n, sum(channels.values()), h * w), dtype=torch.float32, device=device)
+        corner = np.arange(h * w).reshape(1, h, w)[:, :size, :size]
         pixels = torch.from_numpy(np.concatenate([_turn(corner, turn) for turn in range(8)])).to(device)
-        return DevicePatches(self, scenes, pixels)
+        return cls(values, channels, w, pixels)
+
+    def put(self, i: int, scene: Scene) -> None:
+        self.values[i] = torch.from_numpy(np.concatenate([getattr(scene, key) for key in self.channels])).flatten(1)
+
+    def cut(self, planned: Int[Tensor, "b 4"], step: int) -> dict[str, Float[Tensor, "b c h w"]]:
+        """Patches `step` pixels apart; their cut, flip or rotation and stacking are one gather of pixels."""
+        scene, row, col, turn = planned.unbind(-1)
+        channel = torch.arange(self.values.shape[1], device=self.values.device)
+        pixel = step * (row * self.width + col)[:, None, None] + self.pixels[turn]
+        batch = self.values[scene[:, None, None, None], channel[:, None, None], pixel[:, None]]
+        return dict(zip(self.channels, batch.split(list(self.channels.values()), dim=1), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class DevicePatches:
-    """Patches cut on a device from scenes held there, with the values and order of `Patches`; made by `Patches.to`.
-
-    A cut, its flip or rotation and the stacking of a batch are one gather of pixels.
-    """
+    """Patches cut on a device from scenes held there, with the values and order of `Patches`; made by `Patches.to`."""
 
     patches: Patches
-    scenes: Float[Tensor, "scenes channels h*w"]  # gt, up and msi of every scene along `channels`
-    pixels: Int[Tensor, "turns size size"]  # of a scene's first patch, in each of the eight symmetries
+    sharp: _Stack
+    low: _Stack
 
     def __len__(self) -> int:
         return len(self.patches)
 
-    def plan(self, draws: Sequence[Draw]) -> Int[Tensor, "draws b 3"]:
-        """Scene, first pixel and symmetry of every patch, on the device; `draws` are of equal length."""
-        (down, across), width = self.patches.grid, self.patches.scene_set[0].gt.shape[2]
+    def plan(self, draws: Sequence[Draw]) -> Int[Tensor, "draws b 4"]:
+        """Scene, row and column of the grid, and symmetry of every patch, on the device; draws are of equal length."""
+        down, across = self.patches.grid
         indices = np.array([indices for indices, _ in draws], dtype=np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"patches {indices.min()} to {indices.max()} of {len(self)}")
         scene, place = np.divmod(indices, down * across)
-        row, col = np.divmod(place, across)
         turns = np.stack([_turns(len(indices), seed) for indices, seed in draws])
-        plan = np.stack([scene, self.patches.stride * (row * width + col), turns], axis=-1)
-        return torch.from_numpy(plan).to(self.scenes.device)
+        plan = np.stack([scene, *np.divmod(place, across), turns], axis=-1)
+        return torch.from_numpy(plan).to(self.sharp.values.device)
 
-    def cut(self, planned: Int[Tensor, "b 3"]) -> dict[str, Float[Tensor, "b c h w"]]:
-        """A batch of a plan, under the keys gt, up and msi; nothing waits for the device."""
-        scene, corner, turn = planned.unbind(-1)
-        channel = torch.arange(self.scenes.shape[1], device=self.scenes.device)
-        pixel = corner[:, None, None] + self.pixels[turn]
-        batch = self.scenes[scene[:, None, None, None], channel[:, None, None], pixel[:, None]]
-        bands, msi = self.patches.scene_set.n_bands, self.patches.scene_set.n_msi
-        return dict(zip(("gt", "up", "msi"), batch.split((bands, bands, msi), dim=1), strict=True))
+    def cut(self, planned: Int[Tensor, "b 4"]) -> dict[str, Float[Tensor, "b c h w"]]:
+        """A batch of a plan, under the keys gt, up, msi and lr; nothing waits for the device."""
+        stride = self.patches.stride
+        return self.sharp.cut(planned, stride) | self.low.cut(planned, stride // self.patches.scene_set.ratio)
 
     def batch(self, indices: Sequence[int], seed: Seed = None) -> dict[str, Float[Tensor, "b c h w"]]:
-        """As `Patches.batch`, without `lr`."""
+        """As `Patches.batch`."""
         return self.cut(self.plan([(indices, seed)])[0])
 
     def batches(self, draws: Sequence[Draw]) -> Iterator[dict[str, Float[Tensor, "b c h w"]]]:

@@ -28,6 +28,7 @@ class Bicubic:
 
     name: ClassVar[str] = "bicubic"
     key: ClassVar[str] = BICUBIC
+    matrix: ClassVar[None] = None
 
     def __call__(self, scene: Scene) -> Tensor:
         """The upsampled image of a loaded scene."""

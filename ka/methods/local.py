@@ -120,12 +120,13 @@ def check_pair(
 def _box_mean(x: Float[np.ndarray, "rows columns c"], radius: int) -> Float[np.ndarray, "rows columns c"]:
     """Mean over (2 · radius + 1)² pixels; borders are mirrored without repeating the edge."""
     rows, columns = x.shape[:2]
-    down = (_box_matrix(rows, radius) @ x.reshape(rows, -1)).reshape(x.shape)
-    return np.matmul(_box_matrix(columns, radius), down)
+    down = (box_matrix(rows, radius) @ x.reshape(rows, -1)).reshape(x.shape)
+    return np.matmul(box_matrix(columns, radius), down)
 
 
 @lru_cache(maxsize=32)
-def _box_matrix(n: int, radius: int) -> Float[np.ndarray, "n n"]:
+def box_matrix(n: int, radius: int) -> Float[np.ndarray, "n n"]:
+    """Mean over 2 · radius + 1 of `n` pixels, mirrored without repeating the edge, as a matrix."""
     pixels = np.pad(np.arange(n), radius, mode="reflect")
     matrix = np.zeros((n, n))
     for shift in range(2 * radius + 1):

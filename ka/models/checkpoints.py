@@ -8,6 +8,7 @@ consistent: such a file alone sharpens an image. The others are `.pth.tar` files
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ka.data.simulate import Degradation
 from ka.errors import KAError
 from ka.files import write_bytes
 from ka.methods.consistency import Consistency
@@ -25,6 +27,7 @@ from ka.models.study_names import StateDict, put, readings, some, study_keys
 from ka.models.variants import VARIANTS
 from ka.models.variants import variant as variant_row
 
+DIM = 8  # of a row without a body, where nothing depends on it
 FORMAT = "kernel-attention-workbook 1"
 
 
@@ -45,6 +48,8 @@ def save_weights(path: str | Path, model: PSRT, half: bool = False, **notes: str
     header = {"format": FORMAT, "variant": model.row.name, "dim": model.dim}
     header |= {"n_bands": model.n_bands, "n_msi": model.n_msi, **notes}
     header["start"] = json.dumps(model.start.to_dict())
+    if model.front is not None:
+        header["degradation"] = json.dumps(asdict(model.front.degradation))
     if model.consistency is not None:
         header["consistency"] = json.dumps(model.consistency.to_dict())
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -79,7 +84,7 @@ def load_checkpoint(source: str | Path | StateDict, variant: str | None = None) 
     named = header.get("variant")
     if named and variant and named != variant:
         raise KAError(f"{where} holds weights of {named}, not {variant}; ask for variant={named!r}, or leave it out")
-    name, ours = variant or named, "head.weight" in state
+    name, ours = variant or named, any(key in state for key in ("head.weight", "body.head.weight", "front.fallback"))
     if name is not None:
         model = _build(state if ours else study_keys(state, variant_row(name), where), name, where)
         return _with_ends(model, header, where)
@@ -97,9 +102,11 @@ def _with_ends(model: PSRT, header: Mapping[str, str], where: str) -> PSRT:
     try:
         if "start" in header:
             model.start = start_from_dict(json.loads(header["start"]))
+        if model.front is not None and "degradation" in header:
+            model.front.begin(Degradation(**json.loads(header["degradation"])))
         if "consistency" in header:
             model.consistency = Consistency.from_dict(json.loads(header["consistency"]))
-    except (KAError, ValueError) as error:
+    except (KAError, ValueError, TypeError) as error:
         raise KAError(f"{where}: its header is damaged ({_line(error)}); copy or train it again") from error
     return model
 
@@ -149,10 +156,15 @@ def _strip(state: Mapping[str, object], where: str) -> dict[str, Tensor]:
 def _build(state: StateDict, name: str, where: str) -> PSRT:
     """A model of variant `name`, sized by `state` and loaded strictly with it."""
     row = variant_row(name)
-    head, tail = state.get("head.weight"), state.get("tail.weight")
-    if head is None or tail is None or head.ndim != 4 or tail.ndim != 4:
+    first, last, wide = {"PSRT": ("head", "tail", 1), "residual": ("body.head", "body.tail", 2)}.get(
+        row.body, ("front.learned.0", "front.fallback", 0)
+    )
+    head, tail = state.get(f"{first}.weight"), state.get(f"{last}.weight", state.get(last))
+    if head is None or tail is None or head.ndim != 4 or tail.ndim not in (2, 4):
         raise KAError(f"{where} lacks the head or the tail convolution, so it is no checkpoint of PSRT or KA")
-    dim, n_in, n_bands = head.shape[0], head.shape[1], tail.shape[0]
+    n_bands = tail.shape[0 if tail.ndim == 4 else 1]
+    n_in = head.shape[1] - (n_bands if row.body == "residual" else 0)
+    dim = head.shape[0] // wide if wide else DIM
     try:
         with torch.device("meta"):
             model = PSRT(row, n_bands, n_in - n_bands, dim)

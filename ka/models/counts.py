@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ka.data.datasets import PROTOCOL
 from ka.errors import KAError
 from ka.models.psrt import PSRT, build
 from ka.models.study_names import dead_parameters
@@ -53,8 +54,9 @@ def flops(name: str, dim: int = 48, size: int = 512, n_bands: int = 31, n_msi: i
     """FLOPs of sharpening one image of size×size pixels, deployed, errors as `build`; nothing is really computed."""
     if size < 8:
         raise KAError(f"size={size} is smaller than one window; choose at least 8")
+    ratio = PROTOCOL.ratio
     with torch.device("meta"), torch.no_grad():
         model = deployed(build(name, n_bands, n_msi, dim)).requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, n_bands, size, size), torch.empty(1, n_msi, size, size))
+            model(*(torch.empty(1, c, size // r, size // r) for c, r in ((n_bands, 1), (n_msi, 1), (n_bands, ratio))))
     return counter.get_total_flops()

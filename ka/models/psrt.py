@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ka.errors import KAError, is_whole
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, Start
+from ka.models.adaptive import RegressedKernels, ResidualBody
 from ka.models.cpu_attention import in_bands, window_attention
 from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention
 from ka.models.kernel_parts import Pointwise
@@ -145,6 +146,9 @@ class SaRBlock(nn.Module):
 class PSRT(nn.Module):
     """The network of one variant: concat(up, msi) → head → two PSRT blocks → tail → LeakyReLU(0.2) → + up.
 
+    Rows with a front begin with `RegressedKernels`, whose image stands for `up`; a residual body stands for PSRT's, or
+    there is none.
+
     `n_bands` and `n_msi` are bands of the LR-HSI and of the HR-MSI; `dim`, the width C, is a multiple of 8 (8 heads, or
     4 + 4 in the halves of a KA layer). KAError, before anything is allocated, for a size that cannot be built.
     """
@@ -159,22 +163,39 @@ class PSRT(nn.Module):
         self.row, self.n_bands, self.n_msi, self.dim = row, n_bands, n_msi, dim
         self.start: Start = Bicubic()  # what makes `up`, and what is done to the output, of whole scenes (`ka.Network`)
         self.consistency: Consistency | None = None
-        self.head = nn.Conv2d(n_bands + n_msi, dim, 3, padding=1)
-        blocks = [nn.Sequential(*(SaRBlock(dim, window, row) for window in WINDOWS)) for _ in range(N_BLOCKS)]
-        self.blocks = nn.Sequential(*blocks)
-        self.tail = nn.Conv2d(dim, n_bands, 3, padding=1)
+        self.front = RegressedKernels(n_bands, n_msi, row) if row.front else None
+        self.body = ResidualBody(n_bands, n_msi, dim, row) if row.body == "residual" else None
+        if row.body == "PSRT":
+            self.head = nn.Conv2d(n_bands + n_msi, dim, 3, padding=1)
+            blocks = [nn.Sequential(*(SaRBlock(dim, window, row) for window in WINDOWS)) for _ in range(N_BLOCKS)]
+            self.blocks = nn.Sequential(*blocks)
+            self.tail = nn.Conv2d(dim, n_bands, 3, padding=1)
         init_weights(self)
+        if self.body is not None:
+            self.body.begin()
 
     def forward(
-        self, up: Float[Tensor, "b n_bands h w"], msi: Float[Tensor, "b n_msi h w"]
+        self,
+        up: Float[Tensor, "b n_bands h w"],
+        msi: Float[Tensor, "b n_msi h w"],
+        lr: Float[Tensor, "b n_bands h/ratio w/ratio"] | None = None,
     ) -> Float[Tensor, "b n_bands h w"]:
         """The sharpened image, in the units of `up` ([0, 1] in training; neither input nor output is clipped).
 
-        `up` is the image that the network starts from (`self.start`), of the size of the HR-MSI `msi`. H and W may be
-        anything: edges are replicated to a multiple of 8 inside, and cropped from the result. KAError if bands or sizes
-        do not fit.
+        `up` is the image that the network starts from (`self.start`), of the size of the HR-MSI `msi`; `lr`, the
+        LR-HSI, is needed where `row.needs_lr`. H and W may be anything: edges are replicated to a multiple of 8
+        inside, and cropped from the result. KAError if bands or sizes do not fit.
         """
-        self._check(tuple(up.shape), tuple(msi.shape))
+        self._check(up, msi, lr)
+        x = up if self.front is None else self.front(up, msi, lr)
+        if self.body is not None:
+            return x + self.body(x, msi, lr)
+        return self.sharpened(x, msi) if self.row.body else x
+
+    def sharpened(
+        self, up: Float[Tensor, "b n_bands h w"], msi: Float[Tensor, "b n_msi h w"]
+    ) -> Float[Tensor, "b n_bands h w"]:
+        """PSRT's body."""
         h, w = up.shape[2:]
         x = torch.cat([up, msi], dim=1)
         if h % WINDOWS[0] or w % WINDOWS[0]:
@@ -183,13 +204,22 @@ class PSRT(nn.Module):
         x = self.tail(rearrange(self.blocks(x), "b h w c -> b c h w"))[..., :h, :w]
         return F.leaky_relu(x, 0.2) + up
 
-    def _check(self, up: tuple[int, ...], msi: tuple[int, ...]) -> None:
-        if len(up) != 4 or len(msi) != 4 or (up[1], msi[1]) != (self.n_bands, self.n_msi):
+    def _check(self, up: Tensor, msi: Tensor, lr: Tensor | None) -> None:
+        given = f"up {tuple(up.shape)} and msi {tuple(msi.shape)}"
+        if up.ndim != 4 or msi.ndim != 4 or (up.shape[1], msi.shape[1]) != (self.n_bands, self.n_msi):
             expected = f"(b, {self.n_bands}, h, w) and (b, {self.n_msi}, h, w) are expected"
-            raise KAError(f"up {up} and msi {msi} do not fit this model: {expected}")
-        if (up[0], *up[2:]) != (msi[0], *msi[2:]):
+            raise KAError(f"{given} do not fit this model: {expected}")
+        if (up.shape[0], *up.shape[2:]) != (msi.shape[0], *msi.shape[2:]):
             cure = "upsample the LR-HSI to the size of the HR-MSI first (ka.data.bicubic)"
-            raise KAError(f"up {up} and msi {msi} differ in batch or image size; {cure}")
+            raise KAError(f"{given} differ in batch or image size; {cure}")
+        if not self.row.needs_lr:
+            return
+        if lr is None:
+            raise KAError(f"{self.row.name} looks at the LR-HSI itself; give it too (lr=…)")
+        ratio = max(1, up.shape[-1] // lr.shape[-1]) if self.front is None else self.front.degradation.ratio
+        if tuple(up.shape) != (*lr.shape[:2], *(n * ratio for n in lr.shape[2:])):
+            cure = "give one whose sides, times the ratio, are those of the HR-MSI"
+            raise KAError(f"lr {tuple(lr.shape)} does not fit {given} at ratio {ratio}; {cure}")
 
     def layers(self) -> list[Layer]:
         """The 18 layers, in the order in which they run (`LAYERS` names them)."""

@@ -21,7 +21,7 @@ DeadPart = Literal[
 N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
 KERNEL_SIZE = 3  # of every row that does not say otherwise
 
-_NO_KA = {"name", "kernels", "shuffle", "ours"}
+_NO_KA = {"name", "kernels", "shuffle", "ours", "front", "features", "body", "blocks"}
 _USED = {"": _NO_KA, "identity": _NO_KA | {"layernorm", "dead"}}  # the few fields that matter to these kernels
 
 
@@ -59,6 +59,12 @@ class Variant:
     linear: tuple[Literal["fusion", "global"], ...] = ()  # 1×1 mixes that start as Linear, N(0, 0.01²), in the study
     dead: tuple[DeadPart, ...] = ()  # what no output depended on in the study's layer: `study_names.DEAD_PARTS`
     ours: bool = False  # a row that neither report has, to be compared with the row that it changes
+    # Kernels regressed on learned features in front of the body (`ka.models.adaptive`), and what each of them looks at:
+    # the window of a low-resolution pixel, the whole image, or nothing (then it is a weight). "": none.
+    front: Literal["", "window", "image", "nothing"] = ""
+    features: int = 8  # learned ones, beside the HR-MSI's channels and their roots
+    body: Literal["PSRT", "residual", ""] = "PSRT"  # what follows; residual: plain 3×3 convolutions with shortcuts
+    blocks: int = 4  # of a residual body
 
     def __post_init__(self) -> None:
         for name, choices in _choices().items():
@@ -95,12 +101,24 @@ class Variant:
             and bool(self.se or (self.sa == "windows" and self.global_from == "raw")),
             "there is no fusion to be `linear`": "fusion" in self.linear and not self.has_fusion,
             "rows of our own hold nothing dead": self.ours and bool(self.dead),
+            "kernels and shuffle are parts of PSRT's body": self.body != "PSRT"
+            and (self.has_ka or self.shuffle != "none"),
+            "there is neither a front nor a body": not (self.front or self.body),
+            "a residual body has 1 block or more": self.body == "residual"
+            and not (is_whole(self.blocks) and self.blocks > 0),
+            "a front has 1 learned feature or more": bool(self.front)
+            and not (is_whole(self.features) and self.features > 0),
         }
 
     @property
     def has_ka(self) -> bool:
         """Whether half of the channels go through a KA branch."""
         return self.kernels != ""
+
+    @property
+    def needs_lr(self) -> bool:
+        """Whether the network looks at the LR-HSI itself."""
+        return bool(self.front) or self.body == "residual"
 
     @property
     def adaptive(self) -> bool:
@@ -118,6 +136,8 @@ class Variant:
             return "its shuffle wraps around where a side, rounded up to 8, is no multiple of 16"
         if self.adaptive:
             return "its kernels are pooled from quadrants of the image"
+        if self.front == "image":
+            return "its kernels are regressed on the whole image"
         if self.has_ka and self.second in ("windows", "windows+image"):
             return "its kernels belong to quadrants of the image"
         return ""
@@ -218,8 +238,22 @@ def _ours(kav1: Variant, kav6: Variant, kav7: Variant, kav10: Variant, kav11: Va
     yield but(kav7, "kav7_se_each", se="per window")
     yield but(kav6, "kav6_no_global_se", global_se="")
 
+    # Kernels that adapt: regressed in front of a lean body, of PSRT's, of none; and the controls, where a kernel looks
+    # at the whole image, at nothing, or there is none.
+    kav20 = Variant("kav20", front="window", body="residual", ours=True)
+    yield kav20
+    yield but(kav20, "kav20_deep", blocks=5)
+    yield but(kav20, "kav20_image", front="image")
+    yield but(kav20, "kav20_fixed", front="nothing")
+    yield but(kav20, "residual", front="", blocks=5)
+    yield but(kav20, "kav21", body="")
+    yield but(conv3x3, "kav22", front="window")
+
 
 VARIANTS: dict[str, Variant] = {row.name: row for row in _rows()}
+
+#: Those whose network is PSRT's alone, which the study's plain form and its pictures of layers can be compared with.
+PSRT_ROWS: dict[str, Variant] = {name: row for name, row in VARIANTS.items() if not row.needs_lr}
 
 
 def variant(name: str) -> Variant:

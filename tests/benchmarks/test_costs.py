@@ -6,7 +6,7 @@ import torch
 import ka
 from ka.models import counts as costs
 from ka.models.counts import flops
-from ka.models.variants import VARIANTS
+from ka.models.variants import PSRT_ROWS
 from workbook.paths import ROOT
 from workbook.results import speed
 
@@ -77,7 +77,7 @@ def test_the_committed_measurement_is_whole() -> None:
     assert "cpu" in stored, f"{path} holds no measurement of a CPU: make bench"
     for measurement in stored.values():
         assert measurement.full
-        assert set(measurement.variants) == set(VARIANTS)
+        assert set(measurement.variants) == set(PSRT_ROWS)
     measurement = stored["cpu"]
     assert (measurement.setting.dim, measurement.setting.n_bands, measurement.setting.counted) == (48, 31, 512)
     for name in ("psrt", "kav4", "kav17"):

@@ -9,7 +9,7 @@ from measured import blank, pair, ratio
 
 from benchmarks import figures, goals, report
 from benchmarks.goals import Goal, verdicts
-from ka.models.variants import VARIANTS, variant
+from ka.models.variants import PSRT_ROWS, variant
 from workbook.results.speed import (
     Measurement,
     Pair,
@@ -20,7 +20,7 @@ from workbook.results.speed import (
     Throughput,
 )
 
-KA = [name for name, row in VARIANTS.items() if row.has_ka]
+KA = [name for name, row in PSRT_ROWS.items() if row.has_ka]
 
 
 def test_nothing_measured_is_nothing_judged() -> None:
@@ -40,7 +40,7 @@ def test_ratios_are_judged_by_their_median() -> None:
     measurement = verdicts({"cpu": blank(variants=speeds)})
     assert measurement[1].reached
     assert (measurement[2].reached, measurement[2].measured) == (False, "6 of 7; kav7 2.99")
-    every = len(VARIANTS)
+    every = len(PSRT_ROWS)
     assert (measurement[3].reached, measurement[3].measured) == (
         False,
         f"{every - 1} of {every}; kav7 1.49 [1.39 to 1.59]",
@@ -57,7 +57,7 @@ def newer_than_the_run() -> Measurement:
 
 def test_variants_without_a_measurement_are_said_not_to_have_one() -> None:
     old = newer_than_the_run()
-    ours = [name for name, row in VARIANTS.items() if row.ours]
+    ours = [name for name, row in PSRT_ROWS.items() if row.ours]
     assert list(old.unmeasured) == ours
     assert blank().unmeasured == replace(old, full=False).unmeasured == ()
     *named, step, inference = verdicts({"cpu": old})[:5]
@@ -117,7 +117,7 @@ def test_the_price_of_a_layer_is_that_of_convolutions() -> None:
 
 
 def test_every_target_of_the_table_can_be_met() -> None:
-    assert all(name in VARIANTS for goal in goals.GOALS for name in goal.variants)
+    assert all(name in PSRT_ROWS for goal in goals.GOALS for name in goal.variants)
     assert all(set(asdict(goal)) == set(Goal.__dataclass_fields__) for goal in goals.GOALS)
 
 
@@ -139,22 +139,22 @@ def test_the_figure_of_ratios_shows_what_was_measured() -> None:
     figure = figures.ratios(blank())
     layer, step, inference = figure.axes
     dots = [line for line in layer.lines if line.get_marker() == "o"]
-    assert len(dots) == sum(row.has_ka for row in VARIANTS.values())
+    assert len(dots) == sum(row.has_ka for row in PSRT_ROWS.values())
     assert all(line.get_xdata()[0] == 4 for line in dots)
     names = [label.get_text() for label in layer.get_yticklabels()]
     colors = {names[int(line.get_ydata()[0])]: line.get_color() for line in dots}
     assert (colors["kav6"], colors["kav7"], colors["kav2"]) == ("C1", "C0", "0.45")
-    assert names == list(VARIANTS)[::-1]
+    assert names == list(PSRT_ROWS)[::-1]
     for axis, least in ((step, 1.5), (inference, 2.0)):
         targets = [line for line in axis.lines if line.get_color() == "black" and len(set(line.get_ydata())) == 2]
-        assert sum(line.get_xdata()[0] == least for line in targets) == len(VARIANTS)
+        assert sum(line.get_xdata()[0] == least for line in targets) == len(PSRT_ROWS)
 
 
 def test_the_figure_of_ratios_keeps_a_line_for_what_was_not_measured() -> None:
     old = newer_than_the_run()
     axes = figures.ratios(old).axes
     names = [label.get_text() for label in axes[0].get_yticklabels()]
-    assert set(names) == set(VARIANTS)
+    assert set(names) == set(PSRT_ROWS)
     for axis in axes:
         assert {names[round(text.get_position()[1])] for text in axis.texts} == set(old.unmeasured)
         assert {text.get_text() for text in axis.texts} == {"not measured"}

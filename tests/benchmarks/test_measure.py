@@ -10,12 +10,12 @@ from benchmarks.reference import reference
 from ka.errors import KAError
 from ka.models.counts import flops
 from ka.models.kernel_attention import KernelAttention
-from ka.models.variants import VARIANTS, variant
+from ka.models.variants import PSRT_ROWS, variant
 from workbook.results.speed import (
     Startup,
 )
 
-KA = [name for name, row in VARIANTS.items() if row.has_ka]
+KA = [name for name, row in PSRT_ROWS.items() if row.has_ka]
 
 
 class Fake:

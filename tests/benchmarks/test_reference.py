@@ -10,9 +10,9 @@ from benchmarks.measure import Counter
 from benchmarks.reference import ReferenceLayer, reference, reference_layer, serial
 from ka.models import kernel_attention, kernel_parts, psrt
 from ka.models.kernel_attention import KernelAttention
-from ka.models.variants import VARIANTS, variant
+from ka.models.variants import PSRT_ROWS, variant
 
-KA = [name for name, row in VARIANTS.items() if row.has_ka]
+KA = [name for name, row in PSRT_ROWS.items() if row.has_ka]
 
 
 def test_an_image_of_one_pixel() -> None:
@@ -40,7 +40,7 @@ def test_the_reference_calls_nothing_of_the_fast_models(monkeypatch: pytest.Monk
 
 def test_serial_variants_are_those_that_the_study_names() -> None:
     """Its list marks kav3, kav4, kav5 and kav6 as serial, and kav1, kav2, kav10 and kav11 as parallel."""
-    assert {name for name in KA if serial(VARIANTS[name])} == {"kav3", "kav4", "kav5", "kav6", "kav5_as_run"}
+    assert {name for name in KA if serial(PSRT_ROWS[name])} == {"kav3", "kav4", "kav5", "kav6", "kav5_as_run"}
 
 
 def test_kav5_as_run_computes_before_it_returns_its_input() -> None:

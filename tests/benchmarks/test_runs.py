@@ -20,7 +20,7 @@ from benchmarks.goals import verdicts
 from benchmarks.measure import Place
 from ka.data.patches import DevicePatches
 from ka.errors import KAError
-from ka.models.variants import VARIANTS
+from ka.models.variants import PSRT_ROWS
 from workbook.results import speed
 from workbook.results.speed import (
     Measurement,
@@ -30,7 +30,7 @@ from workbook.results.speed import (
     Startup,
 )
 
-KA = [name for name, row in VARIANTS.items() if row.has_ka]
+KA = [name for name, row in PSRT_ROWS.items() if row.has_ka]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_only_full_runs_are_stored_unasked(
     assert command.main([]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "quick.json"}
     assert [setting for setting, _, _ in quiet] == [bench.QUICK, bench.FULL, bench.QUICK, bench.FULL]
-    assert [names for _, names, _ in quiet] == [list(bench.FEW), ["kav1", "kav2"], list(bench.FEW), list(VARIANTS)]
+    assert [names for _, names, _ in quiet] == [list(bench.FEW), ["kav1", "kav2"], list(bench.FEW), list(PSRT_ROWS)]
     assert quiet[1][2] == 1
     assert "CPU: training step, at least 1.5× faster" in capsys.readouterr().out
 
@@ -195,7 +195,7 @@ def test_a_step_takes_the_next_patches_without_being_told() -> None:
         work.run()
     assert [each.shape for each in seen] == [(2, 4, 8, 8)] * 3
     assert len({each.sum().item() for each in seen}) == 3
-    inside = patches.scenes[:, 4:8].flatten()
+    inside = patches.sharp.values[:, 4:8].flatten()
     assert all(torch.isin(each, inside).all() for each in seen)
     assert not torch.equal(model.head.weight, before)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import ka
 from benchmarks.reference import plain_layer, reference
 from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention
-from ka.models.variants import VARIANTS, Variant
+from ka.models.variants import PSRT_ROWS, Variant
 
 PARTS = 8
 
@@ -29,7 +29,7 @@ def far_from_zero(module: nn.Module, std: float = 0.2) -> None:
             parameter.data = torch.linspace(-3, 3, 4, dtype=parameter.dtype)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", PSRT_ROWS)
 def test_a_network_is_the_plain_one(name: str) -> None:
     """Values, all gradients, each sample of a batch, folded, at an odd size; and every parameter is used."""
     model = ka.build(name, n_bands=4, n_msi=2, dim=8).double()

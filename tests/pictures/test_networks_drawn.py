@@ -119,9 +119,10 @@ def test_the_overview_is_the_table() -> None:
     order = [slot.replace(", ", "-").replace(" ", "-") for slot in SLOTS]
     for name, row in VARIANTS.items():
         drawn = [slot for owner, slot in present if owner == name]
-        assert matches(sorted(set(drawn) - {"shuffle"}, key=order.index), real_parts(row)), name
+        assert matches(sorted(set(drawn) - {"shuffle", "front"}, key=order.index), real_parts(row)), name
         assert ("shuffle" in drawn) == (row.shuffle != "none")
-        assert len(drawn) + sum(owner == name for owner, _ in absent) == len(order) + 1
+        assert ("front" in drawn) == bool(row.front)
+        assert len(drawn) + sum(owner == name for owner, _ in absent) == len(order) + 2
         assert written[f"{name}.live"] == f"{count_parameters(ka.build(name)):,}"
     cells = {gid: text.replace("\n", " ") for gid, text in written.items()}
     assert cells["present.kav3.SE.0"] == "per window"

@@ -68,6 +68,8 @@ def test_pairs_of_one_question_differ_in_what_it_asks() -> None:
         "7": {"second", "se"},
     }
     for title, comparisons in QUESTIONS.items():
+        if title.startswith("10"):  # in front of one body, or without; and whole bodies against each other
+            continue
         if title[0] in "08":  # whole branches against each other
             continue
         for one in comparisons:

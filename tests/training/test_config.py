@@ -69,14 +69,14 @@ def test_every_number_has_its_range() -> None:
         if limits is None:
             continue
         ranges += 1
-        length = {"iterations": None} if name == "epochs" else {}
+        length = {"iterations": None} if name == "epochs" else {"patch": 4096} if name == "margin" else {}
         if name not in plain:
             for value in (limits.ge, limits.le):
                 assert getattr(Config(**{name: value} | length), name) == value
         for value in (limits.ge - 1, limits.le + 1):
             with pytest.raises(KAError, match=f"{name}={value} is out of range"):
                 Config(**{name: value} | length)
-    assert ranges == 21
+    assert ranges == 24
 
 
 def test_a_misspelt_preset() -> None:

@@ -10,13 +10,13 @@ from traced import scattered, traced
 
 import ka
 from ka.models.psrt import shuffle, unshuffle
-from ka.models.variants import VARIANTS
+from ka.models.variants import PSRT_ROWS, VARIANTS
 from workbook.views import attention
 from workbook.views.trace import Trace, trace
 
 H, W = 24, 32  # three windows of 8 high: shuffled windows of odd and even cells too
 NAMES = ["psrt", "psrt_misaligned", "psrt_noshuffle", "kav3", "kav5_as_run", "kav6", "kav17"]
-WITH_SA = [name for name, row in VARIANTS.items() if attention.among_taps(row)]
+WITH_SA = [name for name, row in PSRT_ROWS.items() if attention.among_taps(row)]
 PIXELS = [(0, 0), (3, 4), (10, 21), (13, 16), (23, 31)]
 close = partial(torch.testing.assert_close, rtol=0, atol=1e-11)
 

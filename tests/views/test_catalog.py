@@ -56,7 +56,7 @@ def test_passes_are_kept_and_fit_the_image() -> None:
     trace = catalog.trace("kav3", "indian_pines_test")
     assert trace is catalog.trace("kav3", "indian_pines_test")
     assert trace.model is catalog.model("kav3")
-    up, msi = image.given(trace.model.start)
+    up, msi, _ = image.given(trace.model.start)
     assert image.picture.shape == (*up.shape[-2:], 3) == (*trace.output.shape[-2:], 3)
     with torch.no_grad():
         torch.testing.assert_close(trace.output, trace.model(up, msi))

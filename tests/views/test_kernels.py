@@ -10,12 +10,12 @@ from traced import model_of, traced
 from benchmarks.reference import cut, paste, plain_layer
 from ka.errors import KAError
 from ka.models.kernel_attention import KernelAttention
-from ka.models.variants import VARIANTS
+from ka.models.variants import PSRT_ROWS
 from workbook.views import kernels
 from workbook.views.trace import trace
 
-KA = [name for name, row in VARIANTS.items() if row.has_ka and row.kernels != "identity"]
-FUSED = [name for name in KA if VARIANTS[name].second == "image" and VARIANTS[name].has_fusion]
+KA = [name for name, row in PSRT_ROWS.items() if row.has_ka and row.kernels != "identity"]
+FUSED = [name for name in KA if PSRT_ROWS[name].second == "image" and PSRT_ROWS[name].has_fusion]
 ON_WINDOWS = ["kav2", "kav3", "kav4"]
 C = 8  # channels of a branch
 L = 4  # a layer to look at
@@ -75,7 +75,7 @@ def check_folding(name: str, layer: KernelAttention, x: Tensor, y: Tensor) -> No
     assert all(piece[..., 1:-1, 1:-1].all() for piece in close)
     if name != "kav4":  # its global kernel sees across the windows' borders
         assert all(piece.all() for piece in close)
-    if VARIANTS[name].has_fusion:
+    if PSRT_ROWS[name].has_fusion:
         first, parts, _ = steps
         np.testing.assert_array_equal(first.kernels, kernels.stages_of(traced(name), L)[-1].kernels)
         assert parts.labels == first.labels
@@ -88,8 +88,8 @@ def check_folding(name: str, layer: KernelAttention, x: Tensor, y: Tensor) -> No
 def check_movement(name: str) -> None:
     """Kernels move with the image where the row is adaptive, and only there."""
     a, b = traced(name), traced(name, seed=1)
-    moved = kernels.layer_movement(a, b) if VARIANTS[name].adaptive else kernels.movement(a, b, L)
-    if VARIANTS[name].adaptive:
+    moved = kernels.layer_movement(a, b) if PSRT_ROWS[name].adaptive else kernels.movement(a, b, L)
+    if PSRT_ROWS[name].adaptive:
         assert moved.shape == (18, 5 if name == "kav17" else 4)
         assert (moved > 0).all()
         assert (moved <= 2).all()

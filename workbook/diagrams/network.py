@@ -41,7 +41,7 @@ def backbone(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 3
     return sheet.figure
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """A box on a panel's main wire; one whose name starts with "sum" is a sum."""
 
     name: str
@@ -57,10 +57,10 @@ class _Step(NamedTuple):
     line: int = 0  # the line of its text at whose right `number` stands
 
 
-class _Panel:
+class Panel:
     """Steps from top to bottom, joined by one wire that passes the absent ones."""
 
-    def __init__(self, sheet: Sheet, tag: str, title: str, left: float, right: float, steps: Sequence[_Step]) -> None:
+    def __init__(self, sheet: Sheet, tag: str, title: str, left: float, right: float, steps: Sequence[Step]) -> None:
         self.sheet, self.tag, self.left, self.right = sheet, tag, left, right
         self.edge, self.wire_x, self.skip_x = left + SKIP, left + SKIP + WIRE, left + 0.1
         self.gap = (BOTTOM - TOP - sum(step.height for step in steps)) / (len(steps) - 1)
@@ -77,7 +77,7 @@ class _Panel:
                 before = step
             y += step.height + self.gap
 
-    def _draw(self, step: _Step, top: float) -> None:
+    def _draw(self, step: Step, top: float) -> None:
         name = f"{self.tag}.{step.name}"
         if step.name.startswith("sum"):
             self.sheet.plus(f"present.{name}", self.wire_x, top + PLUS / 2)
@@ -108,16 +108,16 @@ def _draw_network(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     bands, body = sizes("b s h w"), sizes("b h w C")
     side = right - 0.98  # left edge of msi
     steps = [
-        _Step("up", say("up: LR-HSI"), bands, wide=True, right=side - 0.08),
-        _Step("concatenate", say("concatenate"), sizes("b s+m h w"), BLACK),
-        _Step("head", say("head: conv 3×3"), sizes("b C h w"), VERMILLION, number=_count(model.head)),
-        *(_Step(f"block{i}", "", body, height=BLOCK) for i in range(N_BLOCKS)),
-        _Step("tail", say("tail: conv 3×3"), bands, VERMILLION, number=_count(model.tail)),
-        _Step("LeakyReLU", "LeakyReLU(0.2)", bands, BLACK),
-        _Step("sum", "", bands, height=PLUS),
-        _Step("out", say("sharp image"), bands),
+        Step("up", say("up: LR-HSI"), bands, wide=True, right=side - 0.08),
+        Step("concatenate", say("concatenate"), sizes("b s+m h w"), BLACK),
+        Step("head", say("head: conv 3×3"), sizes("b C h w"), VERMILLION, number=count(model.head)),
+        *(Step(f"block{i}", "", body, height=BLOCK) for i in range(N_BLOCKS)),
+        Step("tail", say("tail: conv 3×3"), bands, VERMILLION, number=count(model.tail)),
+        Step("LeakyReLU", "LeakyReLU(0.2)", bands, BLACK),
+        Step("sum", "", bands, height=PLUS),
+        Step("out", say("sharp image"), bands),
     ]
-    panel = _Panel(sheet, "a", say("(a) PSRT"), left, right, steps)
+    panel = Panel(sheet, "a", say("(a) PSRT"), left, right, steps)
     panel.shortcut(panel.bottom["up"], "sum")
     sheet.box("a.msi", True, (side, right, panel.top["up"], LOW), WHITE, say("msi: HR-MSI"))
     panel.arrow("up", "concatenate", sizes("b m h w"), side + WIRE)
@@ -125,7 +125,7 @@ def _draw_network(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     for i, block in enumerate(model.blocks):
         tag, top = f"a.block{i}", panel.top[f"block{i}"]
         sheet.write(f"present.{tag}.0", panel.edge + 0.06, top + 0.1, say("PSRT block {i}", i=i + 1), TITLE, "bold")
-        sheet.number(f"present.{tag}.number", right - 0.04, top + 0.1, _count(block), ha="right")
+        sheet.number(f"present.{tag}.number", right - 0.04, top + 0.1, count(block), ha="right")
         for j, window in enumerate(WINDOWS):
             start, end = panel.edge + j * pitch + 0.06, panel.edge + (j + 1) * pitch - 0.06
             span = (start, end, top + 0.22, 0.32)
@@ -142,26 +142,26 @@ def _draw_sar(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     kind = say("window attention, KA, MLP" if row.has_ka else "window attention, MLP")
     moved = say("shuffle is inside, see (c)") if row.shuffle == "misaligned" else kind
 
-    def a_layer(i: int, detail: str) -> _Step:
-        name, count = say("layer L{i}", i=i), _count(model.layers()[i - 1])
-        return _Step(f"L{i}", name, image, GREEN, detail, count, height=SLOT)
+    def a_layer(i: int, detail: str) -> Step:
+        title, number = say("layer L{i}", i=i), count(model.layers()[i - 1])
+        return Step(f"L{i}", title, image, GREEN, detail, number, height=SLOT)
 
-    def mover(name: str, absent: str) -> _Step:
+    def mover(name: str, absent: str) -> Step:
         detail = say("cells of w/2") if aligned else ""
-        return _Step(name, say(name if aligned else absent), image, ORANGE, detail, present=aligned, height=SLOT)
+        return Step(name, say(name if aligned else absent), image, ORANGE, detail, present=aligned, height=SLOT)
 
     steps = [
-        _Step("in", say("input"), image, wide=True),
+        Step("in", say("input"), image, wide=True),
         a_layer(1, kind),
         mover("shuffle", "no shuffle"),
         a_layer(2, moved),
         mover("unshuffle", "no unshuffle"),
         a_layer(3, moved),
-        _Step("sum", "", image, height=PLUS),
-        _Step("out", say("output"), image, wide=True),
+        Step("sum", "", image, height=PLUS),
+        Step("out", say("output"), image, wide=True),
     ]
     title = say("(b) SaR block, w = {windows}", windows=", ".join(map(str, WINDOWS)))
-    panel = _Panel(sheet, "b", title, left, right, steps)
+    panel = Panel(sheet, "b", title, left, right, steps)
     panel.shortcut(panel.bottom["in"], "sum")
 
 
@@ -174,23 +174,23 @@ def _draw_inside(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     middle = (left + SKIP + right) / 2
     heads, width = real.attn.heads, real.attn.proj.in_features
     tokens = f"{say('{heads} heads × {d}', heads=heads, d=width // heads)}\n{say('w × w tokens')}"
-    attention = (say("window attention"), half, BLUE, tokens, _count(real.attn))
+    attention = (say("window attention"), half, BLUE, tokens, count(real.attn))
     title, where = ("pixels move", say("shuffle in L2, unshuffle in L3")) if moves else ("pixels do not move here", "")
     mlp = f"{dim} → {real.mlp.fc1.out_features} → {dim}, GELU"
     steps = [
-        _Step("in", say("input"), image, wide=True),
-        _Step("LN1", "LN1", image, ORANGE, number=_count(real.norm1)),
-        _Step("move", say(title), image, VERMILLION, where, present=moves, height=SLOT),
-        _Step("split", say("split channels" if splits else "no split"), half, BLACK, present=splits),
-        _Step("attention", *attention, height=0.46, right=middle - 0.04, line=2),
-        _Step("concatenate", say("concatenate" if splits else "no concatenation"), image, BLACK, present=splits),
-        _Step("sum1", "", image, height=PLUS),
-        _Step("LN2", "LN2", image, ORANGE, number=_count(real.norm2)),
-        _Step("MLP", "MLP", image, SKY, mlp, _count(real.mlp), height=SLOT),
-        _Step("sum2", "", image, height=PLUS),
-        _Step("out", say("output"), image, wide=True),
+        Step("in", say("input"), image, wide=True),
+        Step("LN1", "LN1", image, ORANGE, number=count(real.norm1)),
+        Step("move", say(title), image, VERMILLION, where, present=moves, height=SLOT),
+        Step("split", say("split channels" if splits else "no split"), half, BLACK, present=splits),
+        Step("attention", *attention, height=0.46, right=middle - 0.04, line=2),
+        Step("concatenate", say("concatenate" if splits else "no concatenation"), image, BLACK, present=splits),
+        Step("sum1", "", image, height=PLUS),
+        Step("LN2", "LN2", image, ORANGE, number=count(real.norm2)),
+        Step("MLP", "MLP", image, SKY, mlp, count(real.mlp), height=SLOT),
+        Step("sum2", "", image, height=PLUS),
+        Step("out", say("output"), image, wide=True),
     ]
-    panel = _Panel(sheet, "c", say("(c) layer: L1, L2 and L3"), left, right, steps)
+    panel = Panel(sheet, "c", say("(c) layer: L1, L2 and L3"), left, right, steps)
     panel.shortcut(panel.bottom["in"], "sum1")
     panel.shortcut(panel.bottom["sum1"] + panel.gap * 0.25, "sum2", fork=True)
     if moves:
@@ -200,10 +200,11 @@ def _draw_inside(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
     if real.ka is None:
         sheet.box("c.KA", False, span, PURPLE, say("no KA"), indent=INDENT)
     else:
-        sheet.box("c.KA", True, span, PURPLE, "KA", row.name, _count(real.ka))
+        sheet.box("c.KA", True, span, PURPLE, "KA", row.name, count(real.ka))
         panel.arrow("split", "attention", branch, middle + 0.04 + WIRE)
         panel.arrow("attention", "concatenate", branch, middle + 0.04 + WIRE)
 
 
-def _count(module: torch.nn.Module) -> str:
+def count(module: torch.nn.Module) -> str:
+    """Live parameters, as a diagram writes them."""
     return f"{count_parameters(module):,}"

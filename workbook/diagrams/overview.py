@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from ka.errors import KAError
 from ka.models.counts import count_parameters
-from ka.models.variants import VARIANTS, Variant, variant
+from ka.models.variants import PSRT_ROWS, VARIANTS, Variant, variant
+from workbook.diagrams.front import front
 from workbook.diagrams.ka_layer import layer
 from workbook.diagrams.network import backbone
 from workbook.diagrams.parts import SLOTS, chain, fresh_model
@@ -24,8 +25,9 @@ from workbook.style import styled
 #: The study's eleven.
 STUDY = tuple(f"kav{i}" for i in range(1, 12))
 
-#: Columns: the shuffle, and the slots of the KA layer.
-HEADS = {column: column for column in ("shuffle", *SLOTS)} | {
+#: Columns: kernels in front of the body, the shuffle, and the slots of the KA layer.
+HEADS = {column: column for column in ("front", "shuffle", *SLOTS)} | {
+    "front": "front,\nsees",
     "window kernels": "window\nkernels",
     "reweighting": "re-\nweight",
     "global kernel, raw": "global,\nraw",
@@ -63,8 +65,9 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         middle = top + cell / 2
         sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
-        texts = {"shuffle": shuffled} | settings(row, dim, language)
+        texts = {"front": say(row.front) if row.front else "", "shuffle": shuffled} | settings(row, dim, language)
         why = {"": say("no KA"), "identity": say("identity")}.get(row.kernels, "")
+        why = {"": say("no body"), "residual": say("{n} plain\nblocks", n=row.blocks)}.get(row.body, why)
         for j, column in enumerate(HEADS):
             start, text = 0.04 + label + j * step, texts[column]
             span, absent = (start + 0.02, start + step - 0.02, top, cell), why if column == "window kernels" else ""
@@ -84,8 +87,9 @@ def settings(row: Variant, dim: int, language: str) -> dict[str, str]:
 def all_diagrams(language: str = "en") -> dict[str, Callable[[], Figure]]:
     """Every diagram by name: what `make figures` draws and saves.
 
-    Both overviews, a backbone for every way to shuffle, with KA and without (named after the first row that has it),
-    and the KA layer of every row that has one. Names end in `_zh` for Chinese; an unknown language is a `KAError`.
+    Both overviews; a backbone for every way to shuffle, with KA and without (named after the first row that has it);
+    the network of every row whose kernels adapt, and of its controls; the KA layer of every row that has one. Names end
+    in `_zh` for Chinese; an unknown language is a `KAError`.
     """
     end = "" if Words(language).language == "en" else f"_{language}"
     drawn: dict[str, Callable[[], Figure]] = {
@@ -93,8 +97,10 @@ def all_diagrams(language: str = "en") -> dict[str, Callable[[], Figure]]:
         f"overview_all{end}": partial(overview, list(VARIANTS), language=language),
     }
     bodies: dict[tuple[str, bool], Variant] = {}
-    for row in VARIANTS.values():
+    for row in PSRT_ROWS.values():
         bodies.setdefault((row.shuffle, row.has_ka), row)
     drawn |= {f"backbone_{row.name}{end}": partial(backbone, row, language=language) for row in bodies.values()}
-    rows = [row for row in VARIANTS.values() if row.has_ka]
+    fronts = [row for row in VARIANTS.values() if row.needs_lr]
+    drawn |= {f"front_{row.name}{end}": partial(front, row, language=language) for row in fronts}
+    rows = [row for row in PSRT_ROWS.values() if row.has_ka]
     return drawn | {f"layer_{row.name}{end}": partial(layer, row, language=language) for row in rows}

@@ -18,6 +18,7 @@ from ka.methods.started import begun
 from ka.models.checkpoints import load_checkpoint
 from ka.models.psrt import LAYERS, PSRT, WINDOWS
 from workbook.paths import CHECKPOINTS, runs_folder
+from workbook.views.kernel_field import KernelField, kernel_field
 from workbook.views.plots import as_rgb
 from workbook.views.trace import Trace, check_index, trace
 
@@ -30,16 +31,18 @@ class SceneCrop(NamedTuple):
     scene: Scene  # the whole of it, in memory
     box: tuple[int, int, int, int]  # row, column, height and width of the middle
     picture: Float[np.ndarray, "h w 3"]  # its colours, natural or false, in [0, 1]
+    scenes: SceneSet  # what the scene is one of: its wavelengths, the names of its channels
 
     @property
     def bands(self) -> tuple[int, int]:
         """Bands of the cube, channels of the HR-MSI."""
         return len(self.scene.gt), len(self.scene.msi)
 
-    def given(self, start: Start) -> tuple[Float[Tensor, "1 bands h w"], Float[Tensor, "1 m h w"]]:
-        """What a model that begins with `start` sees there: `up`, made on the whole scene, and the HR-MSI."""
+    def given(self, start: Start) -> tuple[Tensor, Tensor, Tensor]:
+        """What a model that begins with `start` sees there: `up`, made on the whole scene, HR-MSI and LR-HSI."""
         crop = begun(self.scene, start).crop(*self.box)
-        return torch.from_numpy(crop.up)[None], torch.from_numpy(crop.msi)[None]
+        up, msi, lr = (torch.from_numpy(x)[None] for x in (crop.up, crop.msi, crop.lr))
+        return up, msi, lr
 
 
 def shipped() -> dict[str, Path]:
@@ -69,7 +72,7 @@ def _crop(scenes: SceneSet, scene: Scene) -> SceneCrop:
     height, width = (min(side // WINDOWS[0] * WINDOWS[0], SIDE) for side in (h, w))
     top, left = ((side - cut) // 2 // scenes.ratio * scenes.ratio for side, cut in ((h, height), (w, width)))
     gt = scene.crop(top, left, height, width).gt
-    return SceneCrop(scene.load(), (top, left, height, width), as_rgb(gt, scenes.display, gt))
+    return SceneCrop(scene.load(), (top, left, height, width), as_rgb(gt, scenes.display, gt), scenes)
 
 
 class Catalog:
@@ -83,6 +86,7 @@ class Catalog:
         self.models, self.images = dict(models), dict(images)
         self.model: Callable[[str], PSRT] = cache(self._model)  # read once
         self.trace: Callable[[str, str], Trace] = lru_cache(12)(self._trace)  # what a model saw in an image
+        self.field: Callable[[str, str], KernelField] = lru_cache(4)(self._field)  # its kernels, all over the scene
 
     def _model(self, name: str) -> PSRT:
         if name not in self.models:
@@ -93,6 +97,12 @@ class Catalog:
         if image not in self.images:
             raise unknown("image", image, self.images)
         return trace(self.model(model), *self.images[image].given(self.model(model).start))
+
+    def _field(self, model: str, image: str) -> KernelField:
+        if image not in self.images:
+            raise unknown("image", image, self.images)
+        crop = self.images[image]
+        return kernel_field(self.model(model), crop.scene, crop.scenes.msi_names)
 
     def images_for(self, model: PSRT) -> list[str]:
         """Names of the images that have the model's bands; where there is none, a `KAError`."""

@@ -21,6 +21,7 @@ from ka.models.psrt import LAYERS, PSRT
 from workbook.explorer.catalog import Catalog
 from workbook.style import png
 from workbook.views import attention, attention_figures, kernel_figures, kernels
+from workbook.views.kernel_field import field_figure
 from workbook.views.plots import pixels_png
 from workbook.views.trace import Trace, check_index
 
@@ -30,18 +31,21 @@ Choices = Iterator[tuple[str, Sequence[Any]]]
 class Explorer(ABC):
     """Controls above a picture: `box`, to be shown.
 
-    The values of `controls` are the arguments of `figure`; all explorers have `show` (one of the `pictures`), `model`,
-    `image` and `layer` (1 … 18). `picture` is the figure as PNG, empty while there is none; `message` says why.
+    The values of `controls` are the arguments of `figure`; all explorers have `show` (one of the `pictures`), `model`
+    and `image`, and those of layers have `layer` (1 … 18). `picture` is the figure as PNG, empty while there is none;
+    `message` says why.
     """
 
-    # By name, a function of what was chosen: the values of the controls, and with them `catalog`, the `trace` of the
-    # model and image, the `index` of the layer, and a `title`.
+    # By name, a function of what was chosen: the values of the controls, and with them `catalog` and a `title`; of
+    # layers, the `trace` of the model and image, and the `index` of the layer.
     pictures: ClassVar[Mapping[str, Callable[[SimpleNamespace], Figure]]]
+    of_layers: ClassVar = True
 
     def __init__(self, catalog: Catalog, further: Mapping[str, ipywidgets.ValueWidget]) -> None:
         self.catalog = catalog
         common = {name: menu(name) for name in ("show", "model", "image")}
-        self.controls = {**common, "layer": slider("layer", 1, len(LAYERS)), **further}
+        layer = {"layer": slider("layer", 1, len(LAYERS))} if self.of_layers else {}
+        self.controls = {**common, **layer, **further}
         self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
         self.picture.add_class("ka-picture")
         self.message = ipywidgets.HTML()
@@ -70,9 +74,10 @@ class Explorer(ABC):
                 raise unknown(name, values[name], map(str, choices))
             elif values[name] not in choices:
                 values[name] = _instead(choices)
-        chosen = SimpleNamespace(**values, catalog=self.catalog, index=values["layer"] - 1)
-        chosen.trace = self.catalog.trace(chosen.model, chosen.image)
-        chosen.title = f"{chosen.model}, {LAYERS[chosen.index]}"
+        chosen = SimpleNamespace(**values, catalog=self.catalog, title=values["model"])
+        if self.of_layers:
+            chosen.index, chosen.trace = values["layer"] - 1, self.catalog.trace(chosen.model, chosen.image)
+            chosen.title += f", {LAYERS[chosen.index]}"
         return self.pictures[chosen.show](chosen)
 
     def choices(self, values: Mapping[str, Any]) -> Choices:
@@ -81,7 +86,8 @@ class Explorer(ABC):
         yield "model", list(self.catalog.models)
         model = self.catalog.model(values["model"])
         yield "image", self.catalog.images_for(model)
-        yield "layer", range(1, len(LAYERS) + 1)
+        if self.of_layers:
+            yield "layer", range(1, len(LAYERS) + 1)
         yield from self.further_choices(model, values["image"])
 
     @abstractmethod
@@ -140,6 +146,47 @@ def slider(label: str, low: int, high: int) -> ipywidgets.IntSlider:
     """A slider over whole numbers that reports when it is let go."""
     settings = {"description": label, "continuous_update": False, "layout": {"width": "300px"}}
     return ipywidgets.IntSlider(value=low, min=low, max=high, **settings)
+
+
+class PixelExplorer(Explorer):
+    """One whose picture is of a pixel, chosen by clicking the image (`scene`); its controls are row and col, from 0."""
+
+    zoom = 5  # screen pixels a side of a pixel of the image
+
+    def __init__(self, catalog: Catalog, further: Mapping[str, ipywidgets.ValueWidget]) -> None:
+        h, w, _ = next(iter(catalog.images.values())).picture.shape
+        row, col = slider("row", 0, h - 1), slider("column", 0, w - 1)
+        row.value, col.value = h // 2, w // 2
+        self.scene = ipywidgets.Image(format="png", layout={"max_width": "none"}).add_class("ka-scene")
+        Event(source=self.scene, watched_events=["click"]).on_dom_event(self.click)
+        super().__init__(catalog, {**further, "row": row, "col": col})
+        scene = ipywidgets.VBox([ipywidgets.HTML("Click a pixel:"), self.scene], layout={"flex": "0 0 auto"})
+        *above, picture = self.box.children
+        picture.layout.min_width = "0"  # it gives way to the image beside it
+        self.box.children = [*above, ipywidgets.HBox([scene, picture])]
+
+    def further_choices(self, model: PSRT, image: str) -> Choices:
+        h, w, _ = self.catalog.images[image].picture.shape
+        yield "row", range(h)
+        yield "col", range(w)
+
+    def adjust(self) -> None:
+        super().adjust()
+        marked = self.catalog.images[self.controls["image"].value].picture.copy()
+        row, col = self.controls["row"].value, self.controls["col"].value
+        marked[row], marked[:, col] = 0.5 * marked[row], 0.5 * marked[:, col]
+        marked[row, col] = (1, 0.35, 0)
+        self.scene.value = pixels_png(marked, self.zoom)
+        for side, n in zip(("height", "width"), marked.shape, strict=False):
+            setattr(self.scene.layout, side, f"{n * self.zoom}px")
+
+    def click(self, event: Mapping[str, Any]) -> None:
+        """Choose the pixel that was clicked; dataX and dataY are pixels of the PNG."""
+        with self.paused():
+            for name, at in (("row", event["dataY"]), ("col", event["dataX"])):
+                control = self.controls[name]
+                control.value = min(max(int(at) // self.zoom, 0), control.max)
+        self.redraw()
 
 
 # Kernels
@@ -238,10 +285,8 @@ def _kernel_sa_title(trace: Trace) -> str:
     return "kernel SA" if trace.model.row.sa_among == "taps" else "kernel SA among taps"
 
 
-class AttentionExplorer(Explorer):
-    """Window attention of a pixel that is chosen by clicking the image (`scene`), kernel SA, and entropies. Further
-    controls: head, row and col (the pixel, from 0), filter (of kernel SA).
-    """
+class AttentionExplorer(PixelExplorer):
+    """Window attention of a pixel, kernel SA, and entropies. Further controls: head, filter (of kernel SA)."""
 
     pictures: ClassVar = {
         "window attention of the pixel": lambda chosen: attention_figures.query_maps(
@@ -255,42 +300,31 @@ class AttentionExplorer(Explorer):
         ),
     }
 
-    zoom = 5  # screen pixels a side of a pixel of the image
-
     def __init__(self, catalog: Catalog) -> None:
-        h, w, _ = next(iter(catalog.images.values())).picture.shape
-        row, col = slider("row", 0, h - 1), slider("column", 0, w - 1)
-        row.value, col.value = h // 2, w // 2
-        self.scene = ipywidgets.Image(format="png", layout={"max_width": "none"}).add_class("ka-scene")
-        Event(source=self.scene, watched_events=["click"]).on_dom_event(self.click)
-        super().__init__(catalog, {"head": menu("head"), "filter": menu("filter"), "row": row, "col": col})
-        scene = ipywidgets.VBox([ipywidgets.HTML("Click a pixel:"), self.scene], layout={"flex": "0 0 auto"})
-        *above, picture = self.box.children
-        picture.layout.min_width = "0"  # it gives way to the image beside it
-        self.box.children = [*above, ipywidgets.HBox([scene, picture])]
+        super().__init__(catalog, {"head": menu("head"), "filter": menu("filter")})
 
     def further_choices(self, model: PSRT, image: str) -> Choices:
-        yield "head", [EACH, *range(1, model.layers()[0].attn.heads + 1)]
+        yield "head", [EACH, *range(1, model.layers()[0].attn.heads + 1 if model.layers() else 1)]
         n_filters = model.dim // 2 if attention.among_taps(model.row) and model.row.kernels != "pooled" else 1
         yield "filter", [EACH, *range(1, n_filters + 1)]
-        h, w, _ = self.catalog.images[image].picture.shape
-        yield "row", range(h)
-        yield "col", range(w)
+        yield from super().further_choices(model, image)
 
-    def adjust(self) -> None:
-        super().adjust()
-        marked = self.catalog.images[self.controls["image"].value].picture.copy()
-        row, col = self.controls["row"].value, self.controls["col"].value
-        marked[row], marked[:, col] = 0.5 * marked[row], 0.5 * marked[:, col]
-        marked[row, col] = (1, 0.35, 0)
-        self.scene.value = pixels_png(marked, self.zoom)
-        for side, n in zip(("height", "width"), marked.shape, strict=False):
-            setattr(self.scene.layout, side, f"{n * self.zoom}px")
 
-    def click(self, event: Mapping[str, Any]) -> None:
-        """Choose the pixel that was clicked; dataX and dataY are pixels of the PNG."""
-        with self.paused():
-            for name, at in (("row", event["dataY"]), ("col", event["dataX"])):
-                control = self.controls[name]
-                control.value = min(max(int(at) // self.zoom, 0), control.max)
-        self.redraw()
+# Kernel fields
+
+
+def _field(chosen: SimpleNamespace) -> Figure:
+    crop = chosen.catalog.images[chosen.image]
+    (top, left, _, _), wavelengths = crop.box, crop.scenes.wavelengths
+    field = chosen.catalog.field(chosen.model, chosen.image)
+    return field_figure(field, top + chosen.row, left + chosen.col, wavelengths, f"{chosen.title}, {chosen.image}")
+
+
+class FieldExplorer(PixelExplorer):
+    """How kernels that adapt change over the whole scene, and the one at a pixel of its middle."""
+
+    pictures: ClassVar = {"kernel field": _field}
+    of_layers: ClassVar = False
+
+    def __init__(self, catalog: Catalog) -> None:
+        super().__init__(catalog, {})

@@ -42,7 +42,10 @@ class Comparison:
 
 
 #: The protocols that are meant to answer, as presets of the configuration.
-PROTOCOLS = ("laptop-bicubic", "record")
+PROTOCOLS = ("laptop-bicubic", "adaptive", "record")
+
+#: Numbers of the questions that have a table of their own: the last, and the one that other runs answer.
+APART = ("8", "10")
 
 
 def _questions() -> dict[str, tuple[Comparison, ...]]:
@@ -122,11 +125,11 @@ def rows(block: Sequence[Answer]) -> list[dict[str, str]]:
 
 
 def summary(results: Sequence[Result], which: str = "best") -> list[dict[str, str]]:
-    """Rows: the verdicts of all questions but the last, which compares every variant with one convolution."""
+    """Rows: the verdicts of all questions but those `APART`."""
     return [
         {"question": title} | {key: row[key] for key in ("compared", "Δ PSNR (dB)", "verdict")}
         for title in QUESTIONS
-        if not title.startswith("8")
+        if not title.startswith(APART)
         for row in rows(answers(results, title, which))
     ]
 

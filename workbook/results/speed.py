@@ -15,7 +15,7 @@ import numpy as np
 
 from ka.errors import KAError
 from ka.files import write_json
-from ka.models.variants import VARIANTS
+from ka.models.variants import PSRT_ROWS
 
 CONVOLUTION = "conv3x3"  # the row whose KA layer is one ordinary convolution
 SCENES_OF = "kav11"  # the model of whole scenes
@@ -165,7 +165,7 @@ class Measurement:
     @property
     def unmeasured(self) -> tuple[str, ...]:
         """Variants that a full run should have and this one, being older than they are, has not."""
-        return tuple(name for name in VARIANTS if name not in self.variants) if self.full else ()
+        return tuple(name for name in PSRT_ROWS if name not in self.variants) if self.full else ()
 
     def to_convolution(self, name: str) -> float | None:
         """Time of a variant's KA layer by that of one ordinary convolution; None where either is not measured."""

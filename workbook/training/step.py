@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ka.data import Degradation
 from ka.data.patches import DevicePatches, Draw, Patches
 from ka.errors import KAError
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, Start
 from ka.metrics import ssim
+from ka.models.adaptive import degraded
 from ka.models.psrt import PSRT, build
 from workbook.training.config import Config
 from workbook.training.ranks import ALONE, Ranks
@@ -52,7 +54,7 @@ class State:
 
     @property
     def device(self) -> torch.device:
-        return self.model.head.weight.device
+        return next(self.model.parameters()).device
 
     def to_dict(self) -> dict[str, Any]:
         parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
@@ -83,19 +85,32 @@ def initial_state(
         torch.manual_seed(config.seed)
         model = build(config.variant, n_bands, n_msi, config.dim).to(device)
     model.start, model.consistency = start, consistency
-    with torch.no_grad():
-        model.head.weight *= config.scale
-        model.head.weight[:, n_bands:] *= config.msi_gain
-        model.tail.weight *= 0 if config.zero_tail else 1 / config.scale
-    ends = {model.head.weight: config.ends_lr * config.scale}
-    ends |= dict.fromkeys(model.tail.parameters(), config.ends_lr / config.scale)
+    factors = _begin(model, config)
     groups: dict[float, list[Tensor]] = {}
     for parameter in model.parameters():
-        groups.setdefault(ends.get(parameter, 1.0), []).append(parameter)
+        groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
     # Fused: one pass over each weight; hundreds of small ones cost more to launch than to compute.
     parts = [{"params": group, "factor": factor} for factor, group in groups.items()]
     optimizer = torch.optim.AdamW(parts, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return State(model, copy.deepcopy(model), optimizer, model)
+
+
+def _begin(model: PSRT, config: Config) -> dict[Tensor, float]:
+    """Put a fresh model at its start; gives the factors on the learning rate of those parameters that have one."""
+    factors: dict[Tensor, float] = {}
+    if model.front is not None:
+        model.front.begin(Degradation(config.ratio), model.start.matrix)
+        factors |= dict.fromkeys(model.front.parameters(), config.front_lr)
+    if model.body is not None:
+        return factors | dict.fromkeys(model.body.parameters(), config.body_lr)
+    if not model.row.body:
+        return factors
+    with torch.no_grad():
+        model.head.weight *= config.scale
+        model.head.weight[:, model.n_bands :] *= config.msi_gain
+        model.tail.weight *= 0 if config.zero_tail else 1 / config.scale
+    factors[model.head.weight] = config.ends_lr * config.scale
+    return factors | dict.fromkeys(model.tail.parameters(), config.ends_lr / config.scale)
 
 
 class Step:
@@ -113,8 +128,11 @@ class Step:
         self.project = consistency.spectral if consistency and on_patches else _as_it_is
         self.draw: Callable[[int], Draw] = partial(draw, len(patches), config.batch, config.seed, config.augment)
         end = total if config.schedule == "cosine" else None
+        # What was flipped or rotated is observed anew: the sensor's grid does not turn with the scene.
+        self.turned = Degradation(config.ratio) if config.augment else None
         self.rate: Callable[[int], float] = partial(learning_rate, config.lr, config.warmup, end)
         self.loss, self.precision = LOSSES[config.loss], PRECISIONS[config.amp]
+        self.inside = partial(_inside, config.margin)
         self.clip, self.ema = config.clip, config.ema
         self.cure = f"lower lr (now {config.lr:g}) or lengthen warmup (now {config.warmup})"
 
@@ -134,10 +152,13 @@ class Step:
         state.model.train()
         for batch in self.patches.batches(draws):
             share = state.ranks.share(batch)
-            up, msi, gt = (share[key].to(state.device, non_blocking=True) for key in ("up", "msi", "gt"))
+            images = (share[key].to(state.device, non_blocking=True) for key in ("up", "msi", "lr", "gt"))
+            up, msi, lr, gt = images
+            if self.turned is not None:
+                lr = degraded(gt, self.turned)
             with self.precision(state.device.type):
-                prediction = state.network(up, msi)
-            loss = self.loss(self.project(prediction.float(), msi), gt)
+                prediction = state.network(up, msi, lr)
+            loss = self.loss(*map(self.inside, (self.project(prediction.float(), msi), gt)))
             state.optimizer.zero_grad(set_to_none=True)
             state.ranks.backward(loss)
             norm = clip_grad_norm_(weights, self.clip)
@@ -196,6 +217,10 @@ def _order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
 
 def _as_it_is(prediction: Tensor, msi: Tensor) -> Tensor:
     return prediction
+
+
+def _inside(margin: int, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h-2*margin w-2*margin"]:
+    return x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]
 
 
 def _l1(prediction: Tensor, gt: Tensor) -> Tensor:

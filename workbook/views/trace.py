@@ -11,6 +11,7 @@ from ka.errors import KAError
 from ka.models.psrt import PSRT, WINDOWS, Layer, shuffle, unshuffle
 
 L1, L2, L3 = range(3)
+NO_LAYERS = "look at its kernel field, or choose a model with PSRT's body"
 
 
 class LayerTrace(NamedTuple):
@@ -24,16 +25,21 @@ class LayerTrace(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A model's pass over one image: what it was given and gave, and what each of its 18 layers saw, in order."""
+    """A model's pass over one image: what it was given and gave, and what each of its 18 layers (none without PSRT's
+    body) saw, in order.
+    """
 
     model: PSRT
     up: Float[Tensor, "1 bands h w"]
     msi: Float[Tensor, "1 m h w"]
+    lr: Float[Tensor, "1 bands h/ratio w/ratio"] | None
     output: Float[Tensor, "1 bands h w"]
     layers: tuple[LayerTrace, ...]
 
     def layer(self, index: int) -> LayerTrace:
         """What layer 0 … 17 saw (`ka.models.psrt.LAYERS` names them); any other is a `KAError`."""
+        if not self.layers:
+            raise KAError(f"{self.model.row.name} has no layers of window attention; {NO_LAYERS}")
         return self.layers[check_index("layer", index, len(self.layers))]
 
 
@@ -45,9 +51,14 @@ def check_index(what: str, value: int, n: int, first: int = 0) -> int:
 
 
 @torch.no_grad()
-def trace(model: PSRT, up: Float[Tensor, "1 bands h w"], msi: Float[Tensor, "1 m h w"]) -> Trace:
+def trace(
+    model: PSRT,
+    up: Float[Tensor, "1 bands h w"],
+    msi: Float[Tensor, "1 m h w"],
+    lr: Float[Tensor, "1 bands h/ratio w/ratio"] | None = None,
+) -> Trace:
     """Run a model, in eval mode, on one image and keep what its layers saw. H and W are multiples of 8, so that no
-    window is padded; another size, or what does not fit the model, is a `KAError`.
+    window is padded; another size, or what does not fit the model, is a `KAError`. `lr` is for rows that look at it.
     """
     h, w = up.shape[-2:]
     if up.shape[0] != 1 or h % WINDOWS[0] or w % WINDOWS[0]:
@@ -60,7 +71,7 @@ def trace(model: PSRT, up: Float[Tensor, "1 bands h w"], msi: Float[Tensor, "1 m
     watched = [(layer.attn, layer.ka, getattr(layer.ka, "sa", None)) for layer in model.layers()]
     hooks = [part.register_forward_pre_hook(catch) for parts in watched for part in parts if part is not None]
     try:
-        output = model(up, msi)
+        output = model(up, msi, lr)
     finally:
         for hook in hooks:
             hook.remove()
@@ -68,7 +79,7 @@ def trace(model: PSRT, up: Float[Tensor, "1 bands h w"], msi: Float[Tensor, "1 m
         LayerTrace(layer, caught[attn], caught.get(ka), caught.get(sa), _places(layer, i % 3, model.row.shuffle, h, w))
         for i, (layer, (attn, ka, sa)) in enumerate(zip(model.layers(), watched, strict=True))
     ]
-    return Trace(model, up, msi, output, tuple(layers))
+    return Trace(model, up, msi, lr, output, tuple(layers))
 
 
 def _places(layer: Layer, which: int, kind: str, h: int, w: int) -> Int[Tensor, "h w"]:

@@ -1,0 +1,139 @@
+"""Kernels regressed on learned features, against local injection and what is known of both."""
+
+import numpy as np
+import pytest
+import torch
+
+import ka
+from ka import data
+from ka.data.simulate import Degradation
+from ka.inference import reach
+from ka.models import adaptive
+from ka.models.variants import VARIANTS
+
+N, M = 31, 3
+Images = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def images(side: int = 32, b: int = 1, scale: float = 1.0) -> Images:
+    """up, msi and lr of nothing in particular, float64."""
+    shapes = ((N, side), (M, side), (N, side // 4))
+    up, msi, lr = (scale * torch.rand(b, c, n, n, dtype=torch.float64) for c, n in shapes)
+    return up, msi, lr
+
+
+def awake(name: str) -> ka.PSRT:
+    """A float64 model none of whose parts starts at zero."""
+    model = ka.build(name, N, M, dim=8).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def test_without_learned_features_it_is_local_injection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torch form and numpy's are the same formula: equal windows, ridge, matrix, borders and upsampling."""
+    scene = data.load("indian_pines", "val")[0].load()
+    m, ridge = len(scene.msi), 1e-4
+    matrix = np.random.default_rng(0).normal(size=(len(scene.lr), 2 * m)) / 10
+    monkeypatch.setattr(adaptive, "SHRINK", (0.0, 0.0, 0.0))
+    front = ka.build("kav21", len(scene.lr), m, dim=8).double().front
+    assert front is not None
+    front.begin(Degradation(), matrix)
+    with torch.no_grad():
+        front.learned[4].weight.zero_()
+        front.log_ridge.fill_(float(np.log(ridge - adaptive.FLOOR)))
+        given = (torch.from_numpy(x)[None].double() for x in (scene.up, scene.msi, scene.lr))
+        image = front(*given)[0].numpy()
+    expected = ka.local_injection(scene.lr, scene.msi, matrix=matrix, ridge=ridge, roots=True)
+    assert np.abs(image - expected).max() < 2e-6  # float32 there
+
+
+@pytest.mark.parametrize("name", ["kav20", "kav20_image", "kav20_fixed", "kav21", "residual"])
+def test_gradients(name: str) -> None:
+    """Of images and of weights, through the solve, against differences."""
+    model = awake(name)
+    up, msi, lr = (x.requires_grad_() for x in images(8))
+    probes = [torch.randn_like(x) for x in (up, msi, lr)]
+    weights = [parameter for key, parameter in model.named_parameters() if "front." in key or "tail" in key][:6]
+
+    def along(step: torch.Tensor) -> torch.Tensor:
+        moved = (x + step * probe for x, probe in zip((up, msi, lr), probes, strict=True))
+        return model(*moved).square().mean()
+
+    assert torch.autograd.gradcheck(along, torch.zeros((), dtype=torch.float64, requires_grad=True), atol=1e-7)
+    torch.manual_seed(0)
+    for weight in weights:
+        probe = torch.randn_like(weight)
+        slope = (torch.autograd.grad(model(up, msi, lr).square().mean(), weight)[0] * probe).sum()
+        ends = []
+        for step in (1e-5, -2e-5, 1e-5):
+            weight.data.add_(probe, alpha=step)
+            with torch.no_grad():
+                ends.append(model(up, msi, lr).square().mean())
+        assert slope.item() == pytest.approx(((ends[0] - ends[1]) / 2e-5).item(), rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("flat", [0.0, 0.5, 1.0])
+def test_flat_and_saturated_windows_are_safe_in_float32(flat: float) -> None:
+    """Nothing to regress on: no NaN, no large kernel, finite gradients; half of the image flat, half not."""
+    model = ka.build("kav20", N, M, dim=8)
+    up, msi, lr = (x.float() for x in images(96))
+    for image in (up, msi, lr):
+        image[..., : image.shape[-1] // 2] = flat
+    out = model(up, msi, lr)
+    out.mean().backward()
+    assert (out[..., :8] - flat).abs().max() < 1e-4
+    assert out.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_kernels_look_at_their_window_and_no_farther() -> None:
+    """A change at one place moves the kernels of the windows that hold it; of one image all; of none none."""
+    moved = {}
+    for name in ("kav20", "kav20_image", "kav20_fixed"):
+        front = awake(name).front
+        assert front is not None
+        low, lr = torch.rand(1, 14, 24, 24, dtype=torch.float64), torch.rand(1, N, 24, 24, dtype=torch.float64)
+        before = front.kernels(low, lr)
+        lr[..., 12, 12] += 1
+        moved[name] = (front.kernels(low, lr) - before).abs().amax((0, 1, 2)) > 1e-12
+    across = moved["kav20"].any(0).nonzero().flatten()
+    assert (across.min().item(), across.max().item()) == (7, 17)  # radius 4, and the 3×3 mean
+    assert moved["kav20_image"].all()
+    assert not moved["kav20_fixed"].any()
+
+
+@pytest.mark.parametrize("name", ["kav20", "kav21", "residual"])
+def test_reach(name: str) -> None:
+    """From a pixel at a tile's edge, the gradient dies within `reach`, and not far within it."""
+    model = awake(name)
+    up, msi, lr = (x[..., : max(4, x.shape[-2] // 8), :].requires_grad_() for x in images(128))
+    seen = torch.autograd.grad(model(up, msi, lr)[..., :64].square().sum(), (msi, lr), allow_unused=True)
+    farthest = []
+    for gradient, ratio in zip(seen, (1, 4), strict=True):
+        columns = gradient.abs().amax((0, 1, 2)).nonzero().flatten()
+        farthest.append((int(columns.max()) + 1) * ratio - 64)
+    assert reach(VARIANTS[name]) - 16 <= max(farthest) <= reach(VARIANTS[name])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    model = ka.build("kav20", N, M, dim=8).double()
+    up, msi, lr = images()
+    with pytest.raises(ka.KAError, match=r"^kav20 looks at the LR-HSI itself; give it too"):
+        model(up, msi)
+    with pytest.raises(ka.KAError, match=r"^lr \(1, 31, 4, 4\) does not fit up .* at ratio 4; give one whose sides"):
+        model(up, msi, lr[..., :4, :4])
+
+
+def test_a_checkpoint_knows_its_sensor(tmp_path: object) -> None:
+    path = f"{tmp_path}/front.safetensors"
+    for name in ("kav20", "kav21", "kav22", "residual"):
+        model = ka.build(name, N, M, dim=16)
+        if model.front is not None:
+            model.front.begin(Degradation(ratio=8, blur_sigma=1.0))
+        ka.save_weights(path, model)
+        loaded = ka.load_checkpoint(path)
+        assert loaded.row.name == name
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+        if loaded.front is not None:
+            assert loaded.front.degradation == Degradation(ratio=8, blur_sigma=1.0)

@@ -1,0 +1,83 @@
+"""A network whose kernels adapt: the regression in front, and a lean body behind it; two columns (182 mm) wide."""
+
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from ka.methods.local import RADIUS
+from ka.models.psrt import PSRT
+from ka.models.variants import Variant
+from workbook.diagrams.network import BLUE, GREEN, LOW, ORANGE, PURPLE, SKY, VERMILLION, Panel, Step, count
+from workbook.diagrams.parts import fresh_model, shape
+from workbook.diagrams.sheet import BLACK, SLOT, TITLE, TWO_COLUMNS, WHITE, Sheet
+from workbook.style import styled
+
+SEES = {
+    "window": "mean over {side} × {side} pixels of lr",
+    "image": "mean over the image",
+    "nothing": "not used: kernels are weights",
+}
+BODIES = {"PSRT": "PSRT's body, see its backbone", "residual": "lean body, see (b)", "": "no body"}
+
+
+@styled
+def front(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, n_msi: int = 3) -> Figure:
+    """The network of a row whose kernels are regressed, or of its control: from images to the sharp one, and its body.
+
+    What a row lacks stands as a dashed outline. An unknown language, no font for it, or a size that cannot be built is
+    a `KAError`.
+    """
+    model = fresh_model(row, dim, n_bands, n_msi)
+    sheet = Sheet(TWO_COLUMNS, 5.5, language)
+    say = sheet.say
+    sheet.write("head", 0.06, 0.1, say("{name}: kernels that adapt", name=row.name), TITLE + 1, "bold")
+    counted = say("{model} live parameters; of each part at its right", model=count(model))
+    sheet.write("counted", 0.06, 0.24, counted)
+    _draw_regression(sheet, model, 0.06, 3.9)
+    _draw_body(sheet, model, 4.3, 7.10)
+    return sheet.figure
+
+
+def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
+    """Panel (a): features, their low-resolution form, a regression in every window, kernels applied."""
+    say, row, real = sheet.say, model.row, model.front
+    k = 2 * model.n_msi + row.features if real is not None else 0
+    bands = shape("b s h w", model.dim, model.n_bands)
+    kernels = f"b k s h/r w/r = b·{k}·{model.n_bands}·h/r·w/r"
+    step = partial(Step, present=real is not None)
+    learned, solved = ("", "") if real is None else (count(real.learned), f"{real.fallback.numel():,}")
+    looks = say(SEES[row.front], side=2 * RADIUS + 1) if row.front else ""
+    steps = [
+        Step("up", say("start, HR-MSI, and lr: LR-HSI"), bands, wide=True),
+        step("learned", say("learned features"), f"b {row.features} h w", VERMILLION, "3 × conv 3×3, GELU", learned,
+             height=SLOT),
+        step("features", say("with the channels and their roots"), f"b k h w, k = {k}", BLACK),
+        step("low", say("blur, keep every r-th pixel"), "b k h/r w/r", SKY),
+        step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks, height=SLOT,
+             present=real is not None and row.front != "nothing"),
+        step("solve", say("ridge regression: kernels"), kernels, PURPLE, say("towards learned ones"), solved,
+             height=SLOT),
+        step("apply", say("upsample, times detail of features"), bands, ORANGE, say("+ upsampled lr"), height=SLOT),
+        Step("body", say(BODIES[row.body]), bands, GREEN, number="" if row.body != "PSRT" else count(model.blocks),
+             present=bool(row.body)),
+        Step("out", say("sharp image"), bands, wide=True),
+    ]  # fmt: skip
+    Panel(sheet, "a", say("(a) kernels regressed on features"), left, right, steps)
+
+
+def _draw_body(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
+    """Panel (b): the lean body."""
+    say, body = sheet.say, model.body
+    wide = f"b 2C h w, 2C = {2 * model.dim}"
+    bands = shape("b s h w", model.dim, model.n_bands)
+    step = partial(Step, present=body is not None)
+    n = model.row.blocks
+    steps = [
+        step("image", say("image, HR-MSI, detail"), f"b 2s+m h w = b·{2 * model.n_bands + model.n_msi}·h·w", WHITE),
+        step("head", say("head: conv 3×3"), wide, VERMILLION, number="" if body is None else count(body.head)),
+        step("blocks", say("{n} blocks", n=n), wide, BLUE, "x + conv 3×3(GELU(conv 3×3(x)))",
+             "" if body is None else count(body.blocks), height=SLOT),
+        step("tail", say("tail: conv 3×3"), bands, VERMILLION, number="" if body is None else count(body.tail)),
+        step("added", say("added to the image"), bands, WHITE, height=LOW),
+    ]  # fmt: skip
+    Panel(sheet, "b", say("(b) lean body"), left, right, steps)

@@ -1,0 +1,159 @@
+"""How kernels that adapt change from place to place: their field over an image, and one of them at a pixel.
+
+A field holds a kernel for every low-resolution pixel, k features × bands: of a model's own regression
+(`ka.models.adaptive`), or of local injection where that is what a model starts from.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ka.data import Scene
+from ka.data.simulate import Degradation, bicubic, degrade
+from ka.errors import KAError
+from ka.methods.injection import LocalInjection
+from ka.methods.local import local_kernels, with_roots
+from ka.methods.started import begun
+from ka.models.adaptive import degraded
+from ka.models.psrt import PSRT
+from workbook.style import styled
+from workbook.views.draw import SIGNED, WIDTH, show_image
+from workbook.views.trace import check_index
+
+
+@dataclass(frozen=True, eq=False)
+class KernelField:
+    """The kernels of one image, and what they act on."""
+
+    kernels: Float[np.ndarray, "rows columns k bands"]
+    common: Float[np.ndarray, "k bands"]  # what a window without detail falls back on; the mean where nothing is told
+    features: Float[np.ndarray, "k h w"]
+    detail: Float[np.ndarray, "k h w"]  # what features have beyond the low resolution: the kernels weigh it
+    labels: tuple[str, ...]  # of the features
+
+    def components(self) -> tuple[Float[np.ndarray, "rows columns 3"], Float[np.ndarray, " 3"]]:
+        """The first three principal components as colours in [0, 1], and their shares of the variance.
+
+        Kernels are compared by what they do: every feature counts by the root mean square of its detail.
+        """
+        rows, columns = self.kernels.shape[:2]
+        weights = np.sqrt((self.detail**2).mean((1, 2)))[:, None]
+        flat = ((self.kernels - self.kernels.mean((0, 1))) * weights).reshape(rows * columns, -1)
+        _, sizes, axes = np.linalg.svd(flat, full_matrices=False)
+        scores = flat @ axes[:3].T
+        low, high = np.percentile(scores, (1, 99), axis=0)
+        colours = np.clip((scores - low) / np.maximum(high - low, 1e-12), 0, 1)
+        return colours.reshape(rows, columns, 3), sizes[:3] ** 2 / max((sizes**2).sum(), 1e-30)
+
+    def at(self, row: int, col: int) -> Float[np.ndarray, "k bands"]:
+        """The kernel of the low-resolution pixel that holds a pixel; a `KAError` for one that is not there."""
+        for name, value, n in (("row", row, self.detail.shape[1]), ("col", col, self.detail.shape[2])):
+            check_index(name, value, n)
+        ratio = self.detail.shape[1] // self.kernels.shape[0]
+        return self.kernels[row // ratio, col // ratio]
+
+    def pull(self, row: int, col: int, common: bool = False) -> Float[np.ndarray, " bands"]:
+        """What the kernel there adds to the spectrum of a pixel (or what the common one would)."""
+        kernel = self.at(row, col)
+        return (self.common if common else kernel).T @ self.detail[:, row, col]
+
+
+def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> KernelField:
+    """The field of a model on a whole scene: of its regression, else of the local injection that it starts from.
+
+    `names` are those of the HR-MSI's channels. A model that has neither is a `KAError`.
+    """
+    m = len(scene.msi)
+    names = names if len(names) == m else tuple(f"channel {i + 1}" for i in range(m))
+    roots = tuple(f"√{name}" for name in names)
+    if model.front is not None:
+        return _regressed(model, scene, names + roots)
+    start = model.start
+    if not isinstance(start, LocalInjection):
+        raise KAError(
+            f"{model.row.name} has no kernels that change from place to place: it regresses none, and starts from "
+            f"{start.name}; choose kav20 … kav22, or a model that starts from local injection"
+        )
+    features = with_roots(scene.msi) if start.roots else scene.msi
+    low = degrade(features, start.degradation)
+    kernels = local_kernels(scene.lr, low, start.matrix, start.radius, start.ridge)
+    common = kernels.mean((0, 1)) if start.matrix is None else np.transpose(start.matrix)
+    return _field(kernels, common, features, start.degradation, names + roots if start.roots else names)
+
+
+@torch.no_grad()
+def _regressed(model: PSRT, scene: Scene, labels: tuple[str, ...]) -> KernelField:
+    front = model.front
+    assert front is not None
+    images = (begun(scene, model.start).up, scene.msi, scene.lr)
+    up, msi, lr = (torch.from_numpy(x)[None].to(front.fallback.dtype) for x in images)
+    features = front.features(up, msi)
+    kernels = front.kernels(degraded(features, front.degradation), lr)[0].permute(2, 3, 0, 1).numpy()
+    labels += tuple(f"learned {i + 1}" for i in range(features.shape[1] - len(labels)))
+    return _field(kernels, front.fallback.numpy(), features[0].numpy(), front.degradation, labels)
+
+
+def _field(
+    kernels: np.ndarray, common: np.ndarray, features: np.ndarray, degradation: Degradation, labels: tuple[str, ...]
+) -> KernelField:
+    detail = features - bicubic(degrade(features, degradation), degradation.ratio)
+    return KernelField(kernels, common, features, detail, labels)
+
+
+@styled
+def field_figure(
+    field: KernelField,
+    row: int,
+    col: int,
+    wavelengths: Float[np.ndarray, " bands"] | None = None,
+    title: str = "",
+) -> Figure:
+    """The image with a pixel marked, the field in colours, the kernel's pull there; below, the kernel and the common.
+
+    Equal colours are equal kernels: the field's first three principal components as red, green and blue.
+    """
+    figure = Figure(figsize=(WIDTH, 0.66 * WIDTH), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.add_gridspec(2, 6, height_ratios=(1.3, 1))
+    image, colours, pull = (figure.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3))
+    _show_field(image, colours, field, row, col)
+    bands = np.arange(1, field.common.shape[1] + 1) if wavelengths is None else wavelengths
+    along = "band" if wavelengths is None else "wavelength (nm)"
+    for label, common in (("this kernel", False), ("the common one", True)):
+        pull.plot(bands, field.pull(row, col, common), label=label, linestyle="--" if common else "-")
+    pull.set(title=f"what it adds at ({row}, {col})", xlabel=along)
+    pull.legend()
+    here = field.at(row, col)
+    largest = max(np.abs(here).max(), np.abs(field.common).max(), 1e-12)
+    for i, (name, kernel) in enumerate({"this kernel": here, "the common one": field.common}.items()):
+        axis = figure.add_subplot(grid[1, 3 * i : 3 * i + 3])
+        shown = axis.imshow(
+            kernel, cmap=SIGNED, vmin=-largest, vmax=largest, aspect="auto", extent=_extent(bands, kernel)
+        )
+        axis.set(title=name, xlabel=along, yticks=range(len(field.labels)), yticklabels=field.labels if i == 0 else ())
+        axis.grid(visible=False)
+        axis.tick_params(axis="y", labelsize=6, length=0)
+    figure.colorbar(shown, ax=figure.axes[-1])
+    return figure
+
+
+def _show_field(image: Axes, colours: Axes, field: KernelField, row: int, col: int) -> None:
+    h, w = field.detail.shape[1:]
+    seen = np.moveaxis(field.features[:3] if len(field.features) >= 3 else field.features[[0, 0, 0]], 0, -1)
+    show_image(image, np.clip(seen / max(np.percentile(seen, 99.5), 1e-6), 0, 1), "HR-MSI", extent=(0, w, h, 0))
+    components, shares = field.components()
+    share = f"{100 * shares.sum():.0f} % of the variance"
+    show_image(colours, components, f"kernels, {share}", extent=(0, w, h, 0), interpolation="nearest")
+    for axis in (image, colours):
+        axis.plot(col + 0.5, row + 0.5, "+", color="white", markersize=11, markeredgewidth=2.4)
+        axis.plot(col + 0.5, row + 0.5, "+", color="black", markersize=10, markeredgewidth=1)
+
+
+def _extent(bands: Float[np.ndarray, " bands"], kernel: Float[np.ndarray, "k bands"]) -> tuple[float, ...]:
+    """So that a column stands at its band, a row at its number."""
+    half = (bands[-1] - bands[0]) / max(len(bands) - 1, 1) / 2
+    return (bands[0] - half, bands[-1] + half, len(kernel) - 0.5, -0.5)
