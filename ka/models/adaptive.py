@@ -21,7 +21,6 @@ from ka.data.simulate import Degradation, cubic_matrix, degrade_matrix
 from ka.methods.local import DARK, RADIUS, box_matrix
 from ka.models.variants import Variant
 
-HIDDEN = 32  # channels of the network that makes features
 FLOOR = 1e-6  # least ridge, in squared units of the images: below it flat windows fit their noise
 # Ridge beside it, in parts of a feature's own energy in the window: of channels, of their roots, of learned features.
 # At an edge all features say the same; the channels, in which mixed pixels are linear, shall then explain it.
@@ -42,7 +41,7 @@ class RegressedKernels(nn.Module):
         self.sees, self.degradation = row.front, PROTOCOL
         self.counts = (n_msi, n_msi, row.features)
         n = 2 * n_msi + row.features
-        sizes = (n_bands + n_msi, HIDDEN, HIDDEN, row.features)
+        sizes = (n_bands + n_msi, row.hidden, row.hidden, row.features)
         convolutions = [nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(sizes)]
         self.learned = nn.Sequential(convolutions[0], nn.GELU(), convolutions[1], nn.GELU(), convolutions[2])
         self.fallback = nn.Parameter(torch.zeros(n, n_bands))

@@ -21,7 +21,7 @@ DeadPart = Literal[
 N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
 KERNEL_SIZE = 3  # of every row that does not say otherwise
 
-_NO_KA = {"name", "kernels", "shuffle", "ours", "front", "features", "body", "blocks"}
+_NO_KA = {"name", "kernels", "shuffle", "ours", "front", "features", "hidden", "body", "blocks"}
 _USED = {"": _NO_KA, "identity": _NO_KA | {"layernorm", "dead"}}  # the few fields that matter to these kernels
 
 
@@ -63,6 +63,7 @@ class Variant:
     # the window of a low-resolution pixel, the whole image, or nothing (then it is a weight). "": none.
     front: Literal["", "window", "image", "nothing"] = ""
     features: int = 8  # learned ones, beside the HR-MSI's channels and their roots
+    hidden: int = 32  # channels of the convolutions that make them
     body: Literal["PSRT", "residual", ""] = "PSRT"  # what follows; residual: plain 3×3 convolutions with shortcuts
     blocks: int = 4  # of a residual body
 
@@ -242,7 +243,7 @@ def _ours(kav1: Variant, kav6: Variant, kav7: Variant, kav10: Variant, kav11: Va
     # at the whole image, at nothing, or there is none.
     kav20 = Variant("kav20", front="window", body="residual", ours=True)
     yield kav20
-    yield but(kav20, "kav20_deep", blocks=5)
+    yield but(kav20, "kav20_wide", features=16, hidden=64)
     yield but(kav20, "kav20_image", front="image")
     yield but(kav20, "kav20_fixed", front="nothing")
     yield but(kav20, "residual", front="", blocks=5)

@@ -30,9 +30,10 @@ OURS = {
 }  # fmt: skip
 LIVE |= {name: BACKBONE + 18 * layer for name, layer in OURS.items()}
 FRONT = 34 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 32 * 8 * 9 + 8 + 14 * 31  # three convolutions, 14 kernels to fall back on
+WIDE = 34 * 64 * 9 + 64 + 64 * 64 * 9 + 64 + 64 * 16 * 9 + 16 + 22 * 31
 ENDS, BLOCK = 65 * 96 * 9 + 96 + 96 * 31 * 9 + 31, 2 * (96 * 96 * 9 + 96)  # of a lean body, 96 channels wide
 ADAPTIVE = {
-    "kav20": FRONT + 14 + ENDS + 4 * BLOCK, "kav20_deep": FRONT + 14 + ENDS + 5 * BLOCK,
+    "kav20": FRONT + 14 + ENDS + 4 * BLOCK, "kav20_wide": WIDE + 22 + ENDS + 4 * BLOCK,
     "kav20_image": FRONT + 14 + ENDS + 4 * BLOCK, "kav20_fixed": FRONT + ENDS + 4 * BLOCK,
     "residual": ENDS + 5 * BLOCK, "kav21": FRONT + 14, "kav22": FRONT + 14 + BACKBONE + 18 * (KERNEL + C),
 }  # fmt: skip

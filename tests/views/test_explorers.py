@@ -14,10 +14,10 @@ from ka.models.psrt import LAYERS
 from workbook import style
 from workbook.explorer import widgets
 from workbook.explorer.catalog import Catalog, SceneCrop, open_catalog
-from workbook.explorer.widgets import ALL, AttentionExplorer, Explorer, KernelExplorer
+from workbook.explorer.widgets import ALL, AttentionExplorer, Explorer, FieldExplorer, KernelExplorer
 from workbook.views import attention, kernels
 
-KINDS: list[Callable[[Catalog], Explorer]] = [KernelExplorer, AttentionExplorer]
+KINDS: list[Callable[[Catalog], Explorer]] = [KernelExplorer, AttentionExplorer, FieldExplorer]
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,12 @@ def test_a_control_changes_the_picture_and_a_plain_call_does_not(
     kind: Callable[[Catalog], Explorer], catalog: Catalog
 ) -> None:
     explorer = kind(catalog)
-    before = explorer.picture.value
-    asked = style.png(explorer.figure(layer=4))
+    name = "row" if kind is FieldExplorer else "layer"
+    before, value = explorer.picture.value, explorer.controls[name].value
+    asked = style.png(explorer.figure(**{name: value + 3}))
     assert explorer.picture.value == before != asked
-    assert explorer.controls["layer"].value == 1
-    explorer.controls["layer"].value = 4
+    assert explorer.controls[name].value == value
+    explorer.controls[name].value = value + 3
     assert explorer.picture.value == asked
 
 
@@ -184,6 +185,8 @@ def test_wrong_values_are_told_in_a_line(kind: Callable[[Catalog], Explorer], ca
         ({"image": "mars"}, "image 'mars' is unknown; choose one of indian_pines_test"),
         ({"level": 2}, "control 'level' is unknown; .*choose one of show, model"),
     ]
+    if kind is FieldExplorer:
+        wrong = [(changes, message) for changes, message in wrong if "layer" not in changes]
     for changes, message in wrong:
         with pytest.raises(KAError, match=message):
             explorer.figure(**changes)

@@ -153,7 +153,9 @@ def _show_field(image: Axes, colours: Axes, field: KernelField, row: int, col: i
         axis.plot(col + 0.5, row + 0.5, "+", color="black", markersize=10, markeredgewidth=1)
 
 
-def _extent(bands: Float[np.ndarray, " bands"], kernel: Float[np.ndarray, "k bands"]) -> tuple[float, ...]:
+def _extent(
+    bands: Float[np.ndarray, " bands"], kernel: Float[np.ndarray, "k bands"]
+) -> tuple[float, float, float, float]:
     """So that a column stands at its band, a row at its number."""
     half = (bands[-1] - bands[0]) / max(len(bands) - 1, 1) / 2
     return (bands[0] - half, bands[-1] + half, len(kernel) - 0.5, -0.5)

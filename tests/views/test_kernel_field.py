@@ -1,0 +1,97 @@
+"""The field of kernels that adapt: what it holds is what the model applies; and what other kernels would do."""
+
+import numpy as np
+import pytest
+import torch
+
+import ka
+from ka import data
+from ka.data import Scene
+from ka.data.simulate import Degradation
+from ka.methods.injection import LocalInjection
+from ka.models.adaptive import apply_kernels
+from workbook.audit import swaps
+from workbook.views.kernel_field import KernelField, field_figure, kernel_field
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """A scene whose materials differ from place to place."""
+    return data.load("indian_pines", "test")[0].load()
+
+
+def model_of(name: str, scene: Scene) -> ka.PSRT:
+    torch.manual_seed(0)
+    model = ka.build(name, len(scene.gt), len(scene.msi), dim=8).eval()
+    model.start = LocalInjection(Degradation(), roots=True)
+    if model.front is not None:
+        torch.nn.init.normal_(model.front.fallback, std=0.3)
+    return model
+
+
+def applied(field: KernelField, scene: Scene) -> np.ndarray:
+    kernels = torch.from_numpy(field.kernels).permute(2, 3, 0, 1)[None].double()
+    detail, lr = (torch.from_numpy(x)[None].double() for x in (field.detail, scene.lr))
+    return apply_kernels(kernels, detail, lr)[0].numpy()
+
+
+def test_a_field_is_what_is_applied(scene: Scene) -> None:
+    """Of a regression its own kernels, of another model those of its start; each makes the image that these make."""
+    regressed, started = model_of("kav21", scene), model_of("kav11", scene)
+    for model, image in ((regressed, ka.Network(regressed)(scene).numpy()), (started, started.start(scene).numpy())):
+        field = kernel_field(model, scene, ("B", "G", "R", "N"))
+        assert np.abs(applied(field, scene) - image).max() < 1e-5
+        assert field.labels[:5] == ("B", "G", "R", "N", "√B")
+        assert field.kernels.shape[2] == len(field.labels) == len(field.detail)
+        row, col = 33, 18
+        assert np.allclose(field.pull(row, col), field.kernels[8, 4].T @ field.detail[:, row, col])
+
+
+def test_its_colours_tell_places_apart(scene: Scene) -> None:
+    """The components order by variance; equal kernels have equal colours, and a constant field has one."""
+    field = kernel_field(model_of("kav21", scene), scene)
+    colours, shares = field.components()
+    assert colours.shape == (*field.kernels.shape[:2], 3)
+    assert colours.min() >= 0
+    assert colours.max() <= 1
+    assert colours.std((0, 1)).min() > 0.05
+    assert 1 >= shares[0] > shares[1] > shares[2] > 0
+    fixed = kernel_field(model_of("kav20_fixed", scene), scene)
+    colours, _ = fixed.components()
+    assert colours.std((0, 1)).max() < 1e-6
+    assert np.array_equal(fixed.kernels[3, 5], fixed.common)
+
+
+def test_a_picture_says_what_is_where(scene: Scene) -> None:
+    field = kernel_field(model_of("kav21", scene), scene)
+    figure = field_figure(field, 20, 30, title="mine")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert "what it adds at (20, 30)" in titles
+    assert titles.count("this kernel") == titles.count("the common one") == 1
+    lines = {line.get_label(): line.get_ydata() for axis in figure.axes for line in axis.lines}
+    assert np.allclose(lines["this kernel"], field.pull(20, 30))
+    assert np.allclose(lines["the common one"], field.pull(20, 30, common=True))
+
+
+def test_what_has_no_field_is_refused(scene: Scene) -> None:
+    model = model_of("kav11", scene)
+    model.start = ka.build("kav11", 4, 2, 8).start
+    with pytest.raises(ka.KAError, match="kav11 has no kernels that change from place to place"):
+        kernel_field(model, scene)
+    field = kernel_field(model_of("kav21", scene), scene)
+    with pytest.raises(ka.KAError, match="row=9999 is not one of"):
+        field.at(9999, 0)
+
+
+def test_kernels_swapped(scene: Scene) -> None:
+    """A model with its own kernels set is itself; with their mean, or another scene's, it is not."""
+    model, scenes = model_of("kav20", scene), data.load("indian_pines", "test")
+    own = swaps.kernels_of(model, scene)
+    itself = ka.Network(swaps.with_kernels(model, own))(scene)
+    assert torch.allclose(itself, ka.Network(model)(scene), atol=1e-6)
+    frozen = ka.Network(swaps.with_kernels(model, own.mean((-2, -1), keepdim=True)))(scene)
+    assert (frozen - itself).abs().max() > 1e-4
+    with pytest.raises(ka.KAError, match="want two scenes or more"):
+        swaps.measure(model, scenes)
+    with pytest.raises(ka.KAError, match="kav20_fixed regresses no kernels"):
+        swaps.kernels_of(model_of("kav20_fixed", scene), scene)
