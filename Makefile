@@ -78,10 +78,13 @@ lint: $(READY) ## style and types
 verify: $(READY) ## prove the data pipeline: make verify DATA=/path/to/CAVE [WEIGHTS=/path/best.pth.tar]
 	$(BIN)/python -m workbook.verify "$(DATA)" $(if $(WEIGHTS),"$(WEIGHTS)")
 
+# Every load of the page starts a kernel of half a gigabyte; those whose page is gone end after a minute or two.
+CULL = --MappingKernelManager.cull_interval=30 --MappingKernelManager.cull_idle_timeout=60
+
 explore: $(READY) ## the explorers as a page: make explore [DATA=/path/to/CAVE] [RUNS=/path/to/runs]
 	@mkdir -p runs
 	$(BIN)/papermill --prepare-only notebooks/explore.ipynb runs/explore.ipynb $(if $(DATA),-r data_root "$(abspath $(DATA))") $(if $(RUNS),-r runs "$(abspath $(RUNS))")
-	$(BIN)/voila runs/explore.ipynb --Voila.ip=127.0.0.1 --token
+	$(BIN)/voila runs/explore.ipynb --Voila.ip=127.0.0.1 --token $(CULL)
 
 figures: $(READY) ## draw everything in figures/ anew, from what is committed
 	$(BIN)/python -m workbook.figures
@@ -94,7 +97,7 @@ screenshot: $(READY) ## take docs/explorer.png anew (wants chromium)
 	$(BIN)/python tests/browser.py notebooks/explore.ipynb docs/explorer.png
 
 lab: $(READY) ## open JupyterLab
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(ARGS) notebooks
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks
 
 clean: ## remove the environment and caches, not the runs
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -16,6 +16,7 @@ from ka.errors import unknown
 from ka.models.counts import parameter_count
 from ka.models.variants import VARIANTS
 from workbook import robustness
+from workbook.audit import swaps
 from workbook.diagrams.overview import settings
 from workbook.diagrams.parts import SLOTS
 from workbook.paths import ROOT, results_folder
@@ -24,14 +25,20 @@ from workbook.results import stored as results
 from workbook.results.study import BASELINE
 from workbook.results.table import table
 
-FEW = (*("bicubic", "linear injection", "local injection"), *("psrt_noshuffle", "conv3x3", "kav11", "kav11_no_ln"))
+FEW = (
+    *("local injection", "conv3x3", "residual", "kav20_fixed", "kav20_image"),
+    *("kav20", "kav21", "kav22"),
+)
 """Rows of the README's table."""
+
+CONTROL = "conv3x3"
+"""What rows are compared with where the study's baseline was not run."""
 
 ANSWERING = "laptop-bicubic"
 """The protocol whose answers are told where none is named: the one in which every row was run."""
 
 DOCUMENTS = {"README.zh.md": "zh"} | dict.fromkeys(
-    ("README.md", "docs/models.md", "docs/results.md", "docs/robustness.md"), "en"
+    ("README.md", "docs/models.md", "docs/results.md", "docs/robustness.md", "docs/adaptive.md"), "en"
 )
 """Files with generated parts, and in which language these are."""
 
@@ -46,6 +53,7 @@ def document(name: str) -> str:
         for protocol in results.protocols(results_folder())
     }
     tables |= {"models": models_table, "robustness": lambda: robustness.to_markdown(robustness.read())}
+    tables["swaps"] = lambda: swaps.to_markdown(swaps.read())
 
     def generated(match: re.Match[str]) -> str:
         if match[2] not in tables:
@@ -64,8 +72,9 @@ def document(name: str) -> str:
 @cache
 def results_table(protocol: str, language: str, names: Sequence[str] | None) -> str:
     """Quality and differences of a protocol's rows, those of `names` or all that were run, as Markdown."""
-    whole = table(results.read(results_folder(), protocol), BASELINE)
-    rows = [row for row in whole.rows if (row.stats if names is None else row.name in names)]
+    runs = results.read(results_folder(), protocol)
+    whole = table(runs, BASELINE if any(run.config.variant == BASELINE for run in runs) else CONTROL)
+    rows = [row for row in whole.rows if row.stats and (names is None or row.name in names)]
     return report.to_readme(replace(whole, rows=rows), language)
 
 

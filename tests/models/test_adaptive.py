@@ -137,3 +137,12 @@ def test_a_checkpoint_knows_its_sensor(tmp_path: object) -> None:
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
         if loaded.front is not None:
             assert loaded.front.degradation == Degradation(ratio=8, blur_sigma=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22"])
+def test_export_gives_the_same(name: str) -> None:
+    model, given = awake(name), images(16)
+    with torch.no_grad():
+        exported = torch.export.export(model, given).module()
+        torch.testing.assert_close(exported(*given), model(*given), rtol=0, atol=1e-9)

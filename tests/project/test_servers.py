@@ -22,9 +22,9 @@ def test_servers_listen_on_loopback_only_and_want_a_token(
     target: str, program: str, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the Makefile starts them."""
-    recipe = (ROOT / "Makefile").read_text().partition(f"\n{target}:")[2].partition("\n\n")[0]
-    (line,) = [line for line in recipe.splitlines() if line.startswith(f"\t$(BIN)/{program} ")]
-    command = shlex.split(line.replace("$(BIN)", str(Path(sys.executable).parent)).replace("$(ARGS)", ""))
+    recipe = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in recipe.splitlines() if line.startswith(f".venv/bin/{program} ")]
+    command = shlex.split(line.replace(".venv/bin", str(Path(sys.executable).parent)))
     for part in ("CONFIG", "DATA", "RUNTIME"):
         monkeypatch.setenv(f"JUPYTER_{part}_DIR", str(tmp_path / part))
     (tmp_path / "runs").mkdir()
@@ -32,7 +32,7 @@ def test_servers_listen_on_loopback_only_and_want_a_token(
     shutil.copy(ROOT / "notebooks" / "explore.ipynb", tmp_path / "runs")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    more = ["--no-browser", f"--port={port}", *(["--allow-root"] if program == "jupyter" else [])]
+    more = ["--no-browser", f"--port={port}"]
     with open(tmp_path / "log", "wb") as log:
         server = subprocess.Popen([*command, *more], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
     try:

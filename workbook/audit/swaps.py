@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import torch
 from jaxtyping import Float
 from tabulate import tabulate
@@ -73,6 +74,15 @@ def measure(model: PSRT, scenes: SceneSet) -> dict[str, dict[str, float]]:
     return {name: {metric: each.mean(metric) for metric in SHOWN} for name, each in evaluations.items()}
 
 
+def read() -> dict[str, dict[str, dict[str, float]]]:
+    """What was kept: run, origin of kernels, metric."""
+    return msgspec.json.decode(_path().read_bytes(), type=dict[str, dict[str, dict[str, float]]])
+
+
+def _path() -> Path:
+    return results_folder() / "swaps.json"
+
+
 def to_markdown(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """PSNR / SAM / ERGAS, a row per run and a column per origin of kernels."""
     rows = [
@@ -96,9 +106,8 @@ def main(arguments: Sequence[str]) -> int:
                 raise KAError(f"{folder} holds no run; give folders of finished runs")
             test = load_data(type(config)(**config.to_dict() | {"data_root": arguments[0]})).test
             measured[run.path.name] = measure(run.model(), test)
-        path = results_folder() / "swaps.json"
-        write_json(path, measured)
-        print(path)
+        write_json(_path(), measured)
+        print(_path())
     except KAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
