@@ -22,7 +22,7 @@ from workbook.diagrams.parts import SLOTS
 from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report
 from workbook.results import stored as results
-from workbook.results.study import BASELINE
+from workbook.results.study import BASELINE, baseline_of
 from workbook.results.table import table
 
 FEW = (
@@ -30,9 +30,6 @@ FEW = (
     *("kav20", "kav21", "kav22"),
 )
 """Rows of the README's table."""
-
-CONTROL = "conv3x3"
-"""What rows are compared with where the study's baseline was not run."""
 
 ANSWERING = "laptop-bicubic"
 """The protocol whose answers are told where none is named: the one in which every row was run."""
@@ -73,7 +70,7 @@ def document(name: str) -> str:
 def results_table(protocol: str, language: str, names: Sequence[str] | None) -> str:
     """Quality and differences of a protocol's rows, those of `names` or all that were run, as Markdown."""
     runs = results.read(results_folder(), protocol)
-    whole = table(runs, BASELINE if any(run.config.variant == BASELINE for run in runs) else CONTROL)
+    whole = table(runs, baseline_of({run.config.variant for run in runs}) or BASELINE)
     rows = [row for row in whole.rows if row.stats and (names is None or row.name in names)]
     return report.to_readme(replace(whole, rows=rows), language)
 

@@ -24,12 +24,13 @@ from workbook.explorer.catalog import shipped
 from workbook.paths import ROOT, results_folder
 from workbook.results import questions, report, result_figures, speed
 from workbook.results import stored as results
-from workbook.results.study import BASELINE
+from workbook.results.study import baseline_of
 from workbook.results.table import table
 from workbook.style import encoded, png
 from workbook.training.config import Config
 from workbook.training.scenes import load_data
 from workbook.views import plots
+from workbook.views.kernel_field import field_figure, kernel_field
 
 FOLDER = ROOT / "figures"
 STABLE = (".svg", ".csv", ".md", ".tex")  # kinds of files whose bytes do not depend on the machine
@@ -40,7 +41,8 @@ Encode = Callable[[], bytes]
 def files() -> dict[str, Encode]:
     """Every file of figures/ but those of the benchmark: name → what makes its bytes."""
     audit = {f"audit/{name}.png": _made(draw, png) for name, draw in audit_figures.figures().items()}
-    return dict(_drawn()) | audit | {"demo_errors.png": _made(demo_errors, png)}
+    mine = {"demo_errors.png": _made(demo_errors, png), "kernel_field.png": _made(demo_field, png)}
+    return dict(_drawn()) | audit | mine
 
 
 def _drawn() -> Iterator[tuple[str, Encode]]:
@@ -50,10 +52,10 @@ def _drawn() -> Iterator[tuple[str, Encode]]:
     folder = results_folder()
     for protocol in results.protocols(folder):
         runs = results.read(folder, protocol)
-        if BASELINE not in {run.config.variant for run in runs}:
+        if (baseline := baseline_of({run.config.variant for run in runs})) is None:
             continue  # runs that are there for one question have nothing to be compared with
         measured = speed.read(folder / "bench.json").get("cpu")
-        protocol_table = cache(partial(table, runs, BASELINE, measurement=measured))
+        protocol_table = cache(partial(table, runs, baseline, measurement=measured))
         for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
             yield f"results/{protocol}.{kind}", _made(_made(protocol_table, text), str.encode)
         figures = {"differences": result_figures.forest, "quality_cost": result_figures.quality_against_cost}
@@ -83,6 +85,14 @@ def demo_errors() -> Figure:
     methods: dict[str, Method] = dict(load_data(Config.preset("demo")).untrained)
     methods["KAv11"] = Network(load_checkpoint(shipped()["kav11"]))
     return plots.error_maps(scene, {name: method(scene).numpy() for name, method in methods.items()})
+
+
+def demo_field() -> Figure:
+    """How the kernels of local injection, which the shipped KAv11 starts from, change over the embedded scene."""
+    scene = data.load("indian_pines", "train")[0].load()
+    field = kernel_field(load_checkpoint(shipped()["kav11"]), scene)
+    row, col = (n // 2 for n in field.detail.shape[1:])
+    return field_figure(field, row, col, title="local injection, embedded scene")
 
 
 def write_all(files: Mapping[str, Encode], folders: Iterable[str]) -> None:

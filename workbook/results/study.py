@@ -10,7 +10,7 @@ max(GT) (`ka.metrics.psnr_published`); it cannot be compared with this table. SA
 table show nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Reported:
 
 
 BASELINE = "psrt_noshuffle"  # what variants are compared with: PSRT without its shuffle
+CONTROL = "conv3x3"  # … and where that was not run, PSRT with one ordinary convolution
 KAV6_EPOCHS = {1500: 50.24, 1998: 50.43, 1999: 50.26, 2000: 40.02}  # printed PSNR of KAv6, dB; the row is the last
 BASELINE_RANGE = 0.33  # of the PSNR of five runs of the baseline, dB
 OTHER_WIDTHS = {32: 0.248, 64: 0.939}  # counts that the study prints for PSRT at other widths, in millions
@@ -38,6 +39,11 @@ OTHER_WIDTHS = {32: 0.248, 64: 0.939}  # counts that the study prints for PSRT a
 REPORTED: Mapping[str, Reported] = msgspec.json.decode(
     Path(__file__).with_name("study.json").read_bytes(), type=dict[str, Reported]
 )
+
+
+def baseline_of(variants: Collection[str]) -> str | None:
+    """What rows are compared with where these were run; None where there is nothing."""
+    return next((name for name in (BASELINE, CONTROL) if name in variants), None)
 
 
 def printed_for(variant: str) -> Reported | None:
