@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from torch import Tensor
 
 from ka import data
@@ -115,7 +116,7 @@ class Catalog:
 
 
 def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | Path | None = None) -> Catalog:
-    """All that is at hand: the models named, those that come with the project, and finished runs.
+    """All that is at hand: the models named, those that come with the project and have an image here, finished runs.
 
     A model is a name of one of those, or the path of a run folder or checkpoint (which becomes its name); any other is
     a `KAError`. `runs` and `data_root` are as in `finished_runs` and `scene_crops`.
@@ -123,15 +124,24 @@ def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | 
     for name, value in (("runs", runs), ("data_root", data_root)):
         if value is not None and not isinstance(value, str | Path):
             raise KAError(f"{name}={value!r} is of type {type(value).__name__}; give a folder")
-    at_hand: dict[str, str | Path] = {**shipped()}
+    images = scene_crops(data_root)
+    seen = {image.bands for image in images.values()}
+    at_hand: dict[str, str | Path] = {name: path for name, path in shipped().items() if _bands(path) in seen}
     for name, run in finished_runs(runs).items():
         at_hand[str(run) if name in at_hand else name] = run
+    known = shipped() | at_hand
     for model in models:
-        if model not in at_hand and not Path(str(model)).exists():
-            known = ", ".join(at_hand)
-            raise KAError(f"{model!r} is neither a path nor one of {known}; train it, or choose one of them")
-    named = {model: at_hand.get(model, model) for model in models}
-    return Catalog(named | at_hand, scene_crops(data_root))
+        if model not in known and not Path(str(model)).exists():
+            raise KAError(f"{model!r} is neither a path nor one of {', '.join(known)}; train it, or choose one of them")
+    named = {model: known.get(model, model) for model in models}
+    return Catalog(named | at_hand, images)
+
+
+def _bands(path: Path) -> tuple[int, int]:
+    """Bands of the cube and channels of the HR-MSI that a checkpoint of ours is for."""
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    return int(header["n_bands"]), int(header["n_msi"])
 
 
 def layer_index(layer: int) -> int:
