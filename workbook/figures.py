@@ -89,8 +89,8 @@ def demo_errors() -> Figure:
 
 def demo_field() -> Figure:
     """How the kernels of local injection, which the shipped KAv11 starts from, change over the embedded scene."""
-    scene = data.load("indian_pines", "train")[0].load()
-    field = kernel_field(load_checkpoint(shipped()["kav11"]), scene)
+    scenes = data.load("indian_pines", "train")
+    field = kernel_field(load_checkpoint(shipped()["kav11"]), scenes[0].load(), scenes.msi_names)
     row, col = (n // 2 for n in field.detail.shape[1:])
     return field_figure(field, row, col, title="local injection, embedded scene")
 
