@@ -3,6 +3,7 @@
 <!-- laptop: made by make figures -->                 a table, up to <!-- end -->
 <!--answer: protocol: question | comparison-->        a number with its interval and verdict, up to <!--/-->
 <!--answer: question | comparison-->                  the same of the protocol `ANSWERING`
+<!--scores: protocol: variant-->                      its PSNR, SAM and ERGAS, up to <!--/-->
 """
 
 import re
@@ -10,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
+import numpy as np
 from tabulate import tabulate
 
-from ka.errors import unknown
+from ka.errors import KAError, unknown
 from ka.models.counts import parameter_count
 from ka.models.variants import VARIANTS
 from workbook import robustness
@@ -62,6 +64,8 @@ def document(name: str) -> str:
 
     text = (ROOT / name).read_text(encoding="utf-8")
     text = re.sub(r"(<!-- ([\w-]+): made by make figures -->\n).*?(?=<!-- end -->)", generated, text, flags=re.DOTALL)
+    scored = r"(<!--scores: ([\w-]+): ([\w-]+)-->).*?(?=<!--/-->)"
+    text = re.sub(scored, lambda match: match[1] + scores(match[2], match[3]), text, flags=re.DOTALL)
     of = r"(<!--answer: (?:([a-z][\w-]*): )?(.+?) \| (.+?)-->).*?(?=<!--/-->)"
     return re.sub(of, answered, text, flags=re.DOTALL)
 
@@ -73,6 +77,15 @@ def results_table(protocol: str, language: str, names: Sequence[str] | None) -> 
     whole = table(runs, baseline_of({run.config.variant for run in runs}) or BASELINE)
     rows = [row for row in whole.rows if row.stats and (names is None or row.name in names)]
     return report.to_readme(replace(whole, rows=rows), language)
+
+
+def scores(protocol: str, variant: str) -> str:
+    """PSNR, SAM and ERGAS of a row, mean over scenes and seeds; a `KAError` where it was not run."""
+    runs = [run for run in results.read(results_folder(), protocol) if run.config.variant == variant]
+    if not runs:
+        raise KAError(f"{protocol}: {variant} was not run; name a row of results/{protocol}")
+    psnr, sam, ergas = (np.mean([run.methods["best"].mean(metric) for run in runs]) for metric in results.SHOWN)
+    return f"{psnr:.3f} dB / {sam:.3f}° / {ergas:.3f}"
 
 
 @cache
