@@ -73,7 +73,7 @@ def document(name: str) -> str:
 @cache
 def results_table(protocol: str, language: str, names: Sequence[str] | None) -> str:
     """Quality and differences of a protocol's rows, those of `names` or all that were run, as Markdown."""
-    runs = results.read(results_folder(), protocol)
+    runs = results.beside(results_folder(), protocol)
     whole = table(runs, baseline_of({run.config.variant for run in runs}) or BASELINE)
     rows = [row for row in whole.rows if row.stats and (names is None or row.name in names)]
     return report.to_readme(replace(whole, rows=rows), language)
@@ -91,7 +91,7 @@ def scores(protocol: str, variant: str) -> str:
 @cache
 def answer(protocol: str, question: str, comparison: str, language: str) -> str:
     """What a protocol's runs say to one comparison, in words; one that the question has not is a `KAError`."""
-    answers = questions.answers(results.read(results_folder(), protocol), question)
+    answers = questions.answers(results.beside(results_folder(), protocol), question)
     by_label = {answer.comparison.label: answer for answer in answers}
     if comparison not in by_label:
         raise unknown(f"comparison of question {question!r}", comparison, by_label)

@@ -51,7 +51,7 @@ def _drawn() -> Iterator[tuple[str, Encode]]:
             yield from kinds_of(f"diagrams/{name}", draw, kinds)
     folder = results_folder()
     for protocol in results.protocols(folder):
-        runs = results.read(folder, protocol)
+        runs = results.beside(folder, protocol)
         if (baseline := baseline_of({run.config.variant for run in runs})) is None:
             continue  # runs that are there for one question have nothing to be compared with
         measured = speed.read(folder / "bench.json").get("cpu")

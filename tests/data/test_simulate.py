@@ -329,10 +329,10 @@ class TestDevicePatches:
         held = patches.to(torch.device("cpu"))
         draws = [(range(start, start + 18), seed) for start in (0, 18) for seed in (None, 1, (7, 2))]
         assert {*range(36)} == {i for indices, _ in draws for i in indices}
-        turns = {tuple(row) for row in held.plan(draws)[:, :, 2].tolist()}
+        turns = {tuple(row) for row in held.plan(draws)[:, :, 3].tolist()}
         assert {turn for row in turns for turn in row} == set(range(8))
         for host, device in zip(patches.batches(draws), held.batches(draws), strict=True):
-            assert list(device) == ["gt", "up", "msi"]
+            assert list(device) == ["gt", "up", "msi", "lr"]
             assert all(torch.equal(x, host[key]) for key, x in device.items())
             assert all(x.dtype == torch.float32 for x in device.values())
 
@@ -351,14 +351,17 @@ class TestDevicePatches:
     def test_plan_is_drawn_at_once_and_in_order(self):
         held = Patches(scene_set((32, 32)), 16, 4).to(torch.device("cpu"))
         plan = held.plan([([3, 0], 1), ([7, 7], None)])
-        assert plan.shape == (2, 2, 3)
-        assert plan[0, :, :2].tolist() == [[0, 12], [0, 0]]  # the first row holds four patches, 4 pixels apart
-        assert plan[1].tolist() == [[0, 4 * 32 + 12, 0]] * 2
+        assert plan.shape == (2, 2, 4)
+        assert plan[0, :, :3].tolist() == [[0, 0, 3], [0, 0, 0]]  # the first row holds four patches
+        assert plan[1].tolist() == [[0, 1, 3, 0]] * 2
         assert torch.equal(held.plan([([7, 7], None)])[0], plan[1])
 
     def test_memory_is_known_before(self):
         patches = Patches(scene_set((24, 40), (24, 40)), 16, 4)
-        assert patches.nbytes == patches.to(torch.device("cpu")).scenes.nbytes == 4 * 2 * 65 * 24 * 40
+        held = patches.to(torch.device("cpu"))
+        low = sum(scene.lr.nbytes for scene in patches.scene_set)
+        assert held.low.values.nbytes == low
+        assert patches.nbytes == held.sharp.values.nbytes + low == 4 * 2 * 65 * 24 * 40 + low
 
     def test_refuses_other_patches(self):
         held = Patches(scene_set((32, 32)), 16, 4).to(torch.device("cpu"))

@@ -6,7 +6,7 @@ Runs that share everything but variant and seed form a *protocol*.
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from workbook.training.config import Config
 from workbook.training.run import Run
 
 SHOWN = ("psnr", "sam", "ergas")
+BORROWED = {"adaptive": ("laptop", "conv3x3")}  # 400 iterations are too few for PSRT's body: it has the laptop's 2,000
 UNTRAINED = ("bicubic", "linear injection", "local injection")
 WEIGHTS = ("best", "last", "average")
 MEASURED = ("bicubic", "linear injection", "best")  # in every run; older ones lack local injection, newer ones `last`
@@ -89,6 +90,7 @@ class Result:
     record: Record
     config: Config
     methods: Mapping[str, Evaluation]
+    borrowed: bool = False  # of another protocol, to be compared with (see `beside`)
 
     @classmethod
     def of(cls, record: Record, where: Path) -> "Result":
@@ -158,6 +160,14 @@ def read(folder: str | Path, protocol: str) -> list[Result]:
     return check([_load(path) for path in _files(_folder(folder, protocol))])
 
 
+def beside(folder: str | Path, protocol: str) -> list[Result]:
+    """`read`, and what a protocol's rows are compared with that was run under another, with a recipe of its own."""
+    runs = read(folder, protocol)
+    other, variant = BORROWED.get(protocol, ("", ""))
+    there = read(folder, other) if other in protocols(folder) else []
+    return check([*runs, *(replace(run, borrowed=True) for run in there if run.config.variant == variant)])
+
+
 def from_runs(folder: str | Path) -> list[Result]:
     """All finished runs among the run folders in `folder`, in the order of variants and seeds; no such folder, a
     damaged run, and runs that do not belong together (see `check`) are a `KAError`.
@@ -191,11 +201,14 @@ def check(results: Iterable[Result]) -> list[Result]:
     for before, result in pairwise(ordered):
         if before.name == result.name:
             raise KAError(f"{result.name} is there twice, with one seed; keep one of the two")
-    for result in ordered[1:]:
-        first, other, both = ordered[0].protocol, result.protocol, f"{ordered[0].name} and {result.name}"
+    own = [result for result in ordered if not result.borrowed]
+    for result in own[1:]:
+        first, other, both = own[0].protocol, result.protocol, f"{own[0].name} and {result.name}"
         if changed := [f"{key}: {first[key]!r} and {other[key]!r}" for key in first if first[key] != other[key]]:
             cure = "only variant and seed may differ: keep each protocol in a folder of its own"
             raise KAError(f"{both} are of different protocols ({'; '.join(changed)}); {cure}")
+    for result in ordered[1:]:
+        both = f"{ordered[0].name} and {result.name}"
         for method in UNTRAINED:
             measured = [results.methods[method] for results in (ordered[0], result) if method in results.methods]
             if len(measured) == 2 and not _alike(*measured):
