@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_readme(table: Table, language: str = "en") -> str:
-    """Quality and the difference in PSNR as one Markdown table, in English (`en`) or Chinese (`zh`)."""
+    """Quality and the difference in PSNR as one Markdown table, in English (`en`) or Chinese (`zh`), no column empty."""
     if language not in README_HEADS:
         raise unknown("language", language, README_HEADS)
     model, seeds, gap, printed, absent = README_HEADS[language]
@@ -87,7 +88,8 @@ def to_readme(table: Table, language: str = "en") -> str:
         quality = [_mean(row.stats[metric]) for metric in SHOWN] if row.stats else [absent, "–", "–"]
         gap_psnr = interval(row.differences.get("psnr"))
         rows.append([f"`{row.name}`", _seeds(row), *quality, gap_psnr, _printed(row, "psnr")])
-    return _github(head, rows) + "\n"
+    told = [any(cell != "–" for cell in column) for column in zip(*rows, strict=True)]
+    return _github(list(compress(head, told)), [list(compress(row, told)) for row in rows]) + "\n"
 
 
 def _github(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
