@@ -62,7 +62,9 @@ def _drawn() -> Iterator[tuple[str, Encode]]:
         for name, figure_of in figures.items():
             yield from kinds_of(f"results/{protocol}_{name}", _made(protocol_table, figure_of))
         if protocol in questions.PROTOCOLS:
-            yield from kinds_of(f"results/{protocol}_questions", partial(result_figures.chart, runs))
+            yield from kinds_of(
+                f"results/{protocol}_questions", partial(result_figures.chart, runs, questions.asked(runs))
+            )
     yield from kinds_of("results/robustness", lambda: robustness.chart(robustness.read()))
 
 

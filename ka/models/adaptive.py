@@ -87,7 +87,8 @@ class RegressedKernels(nn.Module):
             means = _box(products, RADIUS)
         means = rearrange(means, "b i j y x -> b y x i j").double()
         squares, crosses = means[..., :k], means[..., k:]
-        shrink = torch.tensor(SHRINK).repeat_interleave(torch.tensor(self.counts)).to(squares)
+        shares = [share for share, n in zip(SHRINK, self.counts, strict=True) for _ in range(n)]
+        shrink = torch.tensor(shares, dtype=squares.dtype, device=squares.device)
         ridge = FLOOR + self.log_ridge.double().exp() + shrink * squares.diagonal(dim1=-2, dim2=-1)
         towards = crosses + ridge[..., None] * self.fallback.double()
         solved = torch.linalg.solve(squares + torch.diag_embed(ridge), towards)

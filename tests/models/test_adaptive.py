@@ -9,6 +9,7 @@ from ka import data
 from ka.data.simulate import Degradation
 from ka.inference import reach
 from ka.models import adaptive
+from ka.models.counts import flops
 from ka.models.variants import VARIANTS
 
 N, M = 31, 3
@@ -146,3 +147,11 @@ def test_export_gives_the_same(name: str) -> None:
     with torch.no_grad():
         exported = torch.export.export(model, given).module()
         torch.testing.assert_close(exported(*given), model(*given), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22", "residual"])
+def test_what_it_costs_is_counted_without_computing(name: str) -> None:
+    """On the meta device; a convolution's share is exact: 2 · weights · pixels."""
+    model, counted = ka.build(name, N, M, dim=8), flops(name, 8, 64, N, M)
+    convolutions = sum(p.numel() for p in model.parameters() if p.ndim == 4)
+    assert 2 * convolutions * 64 * 64 <= counted < 4e9

@@ -85,6 +85,12 @@ class Answer:
         return "supported" if side == self.comparison.claim else "refuted"
 
 
+def asked(results: Sequence[Result]) -> list[str]:
+    """The questions to which something was run."""
+    run = {result.config.variant for result in results}
+    return [title for title, block in QUESTIONS.items() if any(set(c.weights) <= run for c in block)]
+
+
 def answers(results: Sequence[Result], question: str, which: str = "best") -> list[Answer]:
     """What runs say to every comparison of a question.
 

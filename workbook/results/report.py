@@ -78,7 +78,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_readme(table: Table, language: str = "en") -> str:
-    """Quality and the difference in PSNR as one Markdown table, in English (`en`) or Chinese (`zh`), no column empty."""
+    """Quality and the difference in PSNR as one Markdown table, English (`en`) or Chinese (`zh`), no column empty."""
     if language not in README_HEADS:
         raise unknown("language", language, README_HEADS)
     model, seeds, gap, printed, absent = README_HEADS[language]

@@ -14,8 +14,9 @@ import numpy as np
 from ka.errors import KAError, unknown
 from ka.evaluation import Evaluation
 from ka.metrics import METRICS
+from ka.models.counts import flops, parameter_count
 from ka.models.study_names import dead_parameters
-from ka.models.variants import VARIANTS, variant
+from ka.models.variants import PSRT_ROWS, VARIANTS, variant
 from workbook.results.compare import Difference, Fit, Values, judge
 from workbook.results.speed import Measurement, Spread
 from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, Result, check
@@ -96,11 +97,17 @@ def table(
 
 
 def _with_costs(row: Row, measurement: Measurement | None) -> Row:
-    """Parameters, FLOPs and time as measured for CAVE at dim 48; nothing of another width or another image."""
+    """Parameters, FLOPs and time as measured for CAVE at dim 48; nothing of another width or another image.
+
+    Rows whose kernels adapt are not among those that are timed: parameters and FLOPs are counted here.
+    """
     if measurement is None or (measurement.setting.dim, measurement.setting.n_bands) != (48, 31):
         return row
     if (speed := measurement.variants.get(row.name)) is None:
-        return row
+        if row.name not in VARIANTS or row.name in PSRT_ROWS or not row.stats:
+            return row
+        count = parameter_count(row.name)
+        return replace(row, reported=count.reported, deployed=count.deployed, gflops=flops(row.name) / 1e9)
     reported, ms, ratio = speed.live + dead_parameters(row.name), speed.inference.ms, speed.to_baseline
     return replace(row, reported=reported, deployed=speed.deployed, gflops=speed.gflops, ms=ms, ratio=ratio)
 
