@@ -65,7 +65,7 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         middle = top + cell / 2
         sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
-        fronted = say("{sees},\n{n} learned", sees=say(row.front), n=row.features) if row.front else ""
+        fronted = f"{say(row.front)},\nk = {row.features}" if row.front else ""
         texts = {"front": fronted, "shuffle": shuffled} | settings(row, dim, language)
         why = {"": say("no KA"), "identity": say("identity")}.get(row.kernels, "")
         why = {"": say("no body"), "residual": say("{n} plain\nblocks", n=row.blocks)}.get(row.body, why)
