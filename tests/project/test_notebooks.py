@@ -25,7 +25,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ("audit", {"iterations": 8, "warmup": 2}, "every printed count is live + dead: True", 10),
         ("diagrams", {"variant": "kav17", "dim": 32}, "overview_all", 8),
         ("explore", {}, "", 0),
-        ("kernels", {"layer": 9}, "block 1, 2×2, L3", 12),
+        ("kernels", {"layer": 9}, "block 1, 2×2, L3", 11),
         ("prepare_cave", {"patch": 32}, "synthetic scenes, no CAVE", 1),
         ("questions", {"protocol": "demo", "constant": "none", "adapting": "none"}, "demo: 7 runs of 7 variants", 2),
         ("results", {"protocol": "demo"}, "demo: 7 runs of 7 variants", 2),
