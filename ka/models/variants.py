@@ -105,10 +105,11 @@ class Variant:
             "kernels and shuffle are parts of PSRT's body": self.body != "PSRT"
             and (self.has_ka or self.shuffle != "none"),
             "there is neither a front nor a body": not (self.front or self.body),
-            "a residual body has 1 block or more": self.body == "residual"
-            and not (is_whole(self.blocks) and self.blocks > 0),
-            "a front has 1 learned feature or more": bool(self.front)
-            and not (is_whole(self.features) and self.features > 0),
+            "only a front has `features` and `hidden`": not self.front and (self.features, self.hidden) != (8, 32),
+            "only a residual body has `blocks`": self.body != "residual" and self.blocks != 4,
+            "`features`, `hidden` and `blocks` are whole numbers of 1 or more": not all(
+                is_whole(n) and n > 0 for n in (self.features, self.hidden, self.blocks)
+            ),
         }
 
     @property
@@ -123,7 +124,10 @@ class Variant:
 
     @property
     def adaptive(self) -> bool:
-        """Whether the kernels depend on the image (pooled or reweighted): only then does KA not fold."""
+        """Whether kernels of KA layers depend on the image (pooled or reweighted): only then does KA not fold.
+
+        Kernels of a front always do; they stand beside the layers, and nothing of them is folded.
+        """
         return self.kernels in ("pooled", "reweighted")
 
     def position_bound(self, h: int, w: int) -> str:

@@ -161,6 +161,13 @@ REFUSED = {
     ],
     "no fusion": [LEARNED | {"second": "windows", "linear": ("fusion",)}],
     "nothing dead": [LEARNED | {"ours": True, "dead": ("norm",)}],
+    "parts of PSRT's body": [LEARNED | {"body": "residual"}, {"shuffle": "aligned", "body": "", "front": "window"}],
+    "neither a front nor a body": [{"body": ""}],
+    "only a front": [{"features": 4}, {"hidden": 64}, {"body": "residual", "features": 4}],
+    "only a residual body": [{"blocks": 5}, {"front": "window", "body": "", "blocks": 5}],
+    "of 1 or more": [
+        {"front": "window", name: value} for name in ("features", "hidden") for value in (0, -1, 2.0, "8")
+    ] + [{"body": "residual", "blocks": 0}],
 }  # fmt: skip
 
 
