@@ -13,6 +13,7 @@ from ka.models.counts import count_parameters
 from ka.models.psrt import PSRT
 from ka.models.variants import VARIANTS, variant
 from workbook.diagrams import network, overview
+from workbook.diagrams.front import front
 from workbook.diagrams.parts import SLOTS
 
 
@@ -110,6 +111,18 @@ def test_the_backbone_counts_the_real_parts() -> None:
     assert "998,431" in written["counted"]
     assert "4 heads × 6" in written.values()
     assert "8 heads × 6" in texts(network.backbone(variant("psrt"))).values()
+
+
+@pytest.mark.parametrize("name", [name for name, row in VARIANTS.items() if row.needs_lr])
+def test_a_front_is_drawn_with_all_that_it_has(name: str) -> None:
+    """What is present is there in the model, and its numbers add up to all of it."""
+    figure, model = front(variant(name), 16), ka.build(name, dim=16)
+    drawn = {gid.split(".")[1] for gid, _, _ in boxes(figure, "present") if gid.startswith("a.")}
+    assert ("learned" in drawn) == ("apply" in drawn) == ("solve" in drawn) == (model.front is not None)
+    assert ("products" in drawn) == ("low" in drawn) == (model.row.front in ("window", "image"))
+    assert ("body" in drawn) == bool(model.row.body)
+    counts = [int(text.replace(",", "")) for gid, text in texts(figure).items() if gid.endswith(".number")]
+    assert sum(counts) == count_parameters(model)
 
 
 def test_the_overview_is_the_table() -> None:

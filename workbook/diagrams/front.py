@@ -5,6 +5,8 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from ka.methods.local import RADIUS
+from ka.models.adaptive import RegressedKernels
+from ka.models.counts import count_parameters
 from ka.models.psrt import PSRT
 from ka.models.variants import Variant
 from workbook.diagrams.network import BLUE, GREEN, LOW, ORANGE, PURPLE, SKY, VERMILLION, Panel, Step, count
@@ -15,7 +17,7 @@ from workbook.style import styled
 SEES = {
     "window": "mean over {side} × {side} pixels of lr",
     "image": "mean over the image",
-    "nothing": "not used: kernels are weights",
+    "nothing": "not used",
 }
 BODIES = {"PSRT": "PSRT's body, see its backbone", "residual": "lean body, see (b)", "": "no body"}
 
@@ -30,7 +32,8 @@ def front(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, 
     model = fresh_model(row, dim, n_bands, n_msi)
     sheet = Sheet(TWO_COLUMNS, 5.5, language)
     say = sheet.say
-    sheet.write("head", 0.06, 0.1, say("{name}: kernels that adapt", name=row.name), TITLE + 1, "bold")
+    head = "{name}: kernels that adapt" if row.front == "window" else "{name}: a control of kernels that adapt"
+    sheet.write("head", 0.06, 0.1, say(head, name=row.name), TITLE + 1, "bold")
     counted = say("{model} live parameters; of each part at its right", model=count(model))
     sheet.write("counted", 0.06, 0.24, counted)
     _draw_regression(sheet, model, 0.06, 3.9)
@@ -44,25 +47,35 @@ def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> No
     k = 2 * model.n_msi + row.features if real is not None else 0
     bands = shape("b s h w", model.dim, model.n_bands)
     kernels = f"b k s h/r w/r = b·{k}·{model.n_bands}·h/r·w/r"
-    step = partial(Step, present=real is not None)
-    learned, solved = ("", "") if real is None else (count(real.learned), f"{real.fallback.numel():,}")
+    step, regress = partial(Step, present=real is not None), row.front not in ("", "nothing")
+    learned, weights = ("", "") if real is None else (count(real.learned), _numbers(real))
     looks = say(SEES[row.front], side=2 * RADIUS + 1) if row.front else ""
+    kernel = say("ridge regression: kernels" if regress else "kernels, the same everywhere")
     steps = [
         Step("up", say("start, HR-MSI, and lr: LR-HSI"), bands, wide=True),
         step("learned", say("learned features"), f"b {row.features} h w", VERMILLION, "3 × conv 3×3, GELU", learned,
              height=SLOT),
         step("features", say("with the channels and their roots"), f"b k h w, k = {k}", BLACK),
-        step("low", say("blur, keep every r-th pixel"), "b k h/r w/r", SKY),
-        step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks, height=SLOT,
-             present=real is not None and row.front != "nothing"),
-        step("solve", say("ridge regression: kernels"), kernels, PURPLE, say("towards learned ones"), solved,
-             height=SLOT),
+        Step("low", say("blur, keep every r-th pixel"), "b k h/r w/r", SKY, present=regress),
+        Step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks, height=SLOT,
+             present=regress),
+        step("solve", kernel, kernels if regress else f"k s = {k}·{model.n_bands}", PURPLE,
+             say("towards learned ones" if regress else "learned"), weights, height=SLOT),
         step("apply", say("upsample, times detail of features"), bands, ORANGE, say("+ upsampled lr"), height=SLOT),
-        Step("body", say(BODIES[row.body]), bands, GREEN, number="" if row.body != "PSRT" else count(model.blocks),
-             present=bool(row.body)),
+        Step("body", say(BODIES[row.body]), bands, GREEN, number=_psrt(model), present=bool(row.body)),
         Step("out", say("sharp image"), bands, wide=True),
     ]  # fmt: skip
     Panel(sheet, "a", say("(a) kernels regressed on features"), left, right, steps)
+
+
+def _numbers(front: RegressedKernels) -> str:
+    """What the regression learns beside the features: kernels to fall back on, and a ridge where it regresses."""
+    return f"{front.fallback.numel() + (0 if front.log_ridge is None else front.log_ridge.numel()):,}"
+
+
+def _psrt(model: PSRT) -> str:
+    """Parameters of PSRT's body, "" without it."""
+    return f"{sum(map(count_parameters, (model.head, model.blocks, model.tail))):,}" if model.row.body == "PSRT" else ""
 
 
 def _draw_body(sheet: Sheet, model: PSRT, left: float, right: float) -> None:

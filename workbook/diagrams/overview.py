@@ -65,7 +65,8 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         middle = top + cell / 2
         sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
-        fronted = f"{say(row.front)},\nk = {row.features}" if row.front else ""
+        model = fresh_model(row, dim)
+        fronted = "" if model.front is None else f"{say(row.front)},\nk = {len(model.front.fallback)}"
         texts = {"front": fronted, "shuffle": shuffled} | settings(row, dim, language)
         why = {"": say("no KA"), "identity": say("identity")}.get(row.kernels, "")
         why = {"": say("no body"), "residual": say("{n} plain\nblocks", n=row.blocks)}.get(row.body, why)
@@ -73,7 +74,7 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
             start, text = 0.04 + label + j * step, texts[column]
             span, absent = (start + 0.02, start + step - 0.02, top, cell), why if column == "window kernels" else ""
             sheet.cell(f"{row.name}.{column}", bool(text), span, SLOTS.get(column, BLACK), text or absent)
-        sheet.number(f"{row.name}.live", end, middle, f"{count_parameters(fresh_model(row, dim)):,}", ha="right")
+        sheet.number(f"{row.name}.live", end, middle, f"{count_parameters(model):,}", ha="right")
     return sheet.figure
 
 
