@@ -11,14 +11,13 @@ from torch import Tensor
 
 from ka.data.scenes import Scene
 from ka.errors import KAError, is_whole
-from ka.methods.local import RADIUS
 from ka.methods.started import begun
+from ka.models.adaptive import REACH
 from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS
 from ka.models.variants import Variant
 
 log = logging.getLogger("ka")
 
-FRONT_BORDER = 4  # low-resolution pixels beyond a front's window: a 3×3 mean, kernels' upsampling, a blur
 GRID = 16  # tiles start on multiples of it, so that windows and the cells of a shuffle fall as in the whole image
 
 
@@ -128,7 +127,7 @@ def reach(row: Variant, ratio: int = 4) -> int:
     their window, and are upsampled. For variants bound to positions there is no such number; theirs without the binding
     is given.
     """
-    front = (RADIUS + FRONT_BORDER) * ratio + 3 if row.front else 0
+    front = REACH * ratio + 3 if row.front else 0
     if row.body != "PSRT":
         return (front or 3 * ratio) + (2 + 2 * row.blocks if row.body else 0)
     pixels = 1

@@ -25,6 +25,7 @@ FLOOR = 1e-6  # least ridge, in squared units of the images: below it flat windo
 # Ridge beside it, in parts of a feature's own energy in the window: of channels, of their roots, of learned features.
 # At an edge all features say the same; the channels, in which mixed pixels are linear, shall then explain it.
 SHRINK = (0.01, 0.02, 1.0)
+REACH = RADIUS + 4  # low-resolution pixels: a window, a 3×3 mean, the kernels' upsampling, a blur
 STRIP = 16  # low-resolution rows whose kernels are upsampled at a time: those of a whole scene would fill gigabytes
 
 
@@ -39,7 +40,8 @@ class RegressedKernels(nn.Module):
     def __init__(self, n_bands: int, n_msi: int, row: Variant) -> None:
         super().__init__()
         self.sees, self.degradation = row.front, PROTOCOL
-        self.counts = (n_msi, n_msi, row.features)
+        counts = (n_msi, n_msi, row.features)
+        self.shares = [share for share, n in zip(SHRINK, counts, strict=True) for _ in range(n)]
         n = 2 * n_msi + row.features
         sizes = (n_bands + n_msi, row.hidden, row.hidden, row.features)
         convolutions = [nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(sizes)]
@@ -87,8 +89,7 @@ class RegressedKernels(nn.Module):
             means = _box(products, RADIUS)
         means = rearrange(means, "b i j y x -> b y x i j").double()
         squares, crosses = means[..., :k], means[..., k:]
-        shares = [share for share, n in zip(SHRINK, self.counts, strict=True) for _ in range(n)]
-        shrink = torch.tensor(shares, dtype=squares.dtype, device=squares.device)
+        shrink = torch.tensor(self.shares, dtype=squares.dtype, device=squares.device)
         ridge = FLOOR + self.log_ridge.double().exp() + shrink * squares.diagonal(dim1=-2, dim2=-1)
         towards = crosses + ridge[..., None] * self.fallback.double()
         solved = torch.linalg.solve(squares + torch.diag_embed(ridge), towards)

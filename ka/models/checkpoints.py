@@ -24,7 +24,7 @@ from ka.methods.injection import start_from_dict
 from ka.models.kernel_attention import FoldedKernelAttention
 from ka.models.psrt import PSRT
 from ka.models.study_names import StateDict, put, readings, some, study_keys
-from ka.models.variants import VARIANTS
+from ka.models.variants import VARIANTS, Variant
 from ka.models.variants import variant as variant_row
 
 DIM = 8  # of a row without a body, where nothing depends on it
@@ -156,18 +156,10 @@ def _strip(state: Mapping[str, object], where: str) -> dict[str, Tensor]:
 def _build(state: StateDict, name: str, where: str) -> PSRT:
     """A model of variant `name`, sized by `state` and loaded strictly with it."""
     row = variant_row(name)
-    first, last, wide = {"PSRT": ("head", "tail", 1), "residual": ("body.head", "body.tail", 2)}.get(
-        row.body, ("front.learned.0", "front.fallback", 0)
-    )
-    head, tail = state.get(f"{first}.weight"), state.get(f"{last}.weight", state.get(last))
-    if head is None or tail is None or head.ndim != 4 or tail.ndim not in (2, 4):
-        raise KAError(f"{where} lacks the head or the tail convolution, so it is no checkpoint of PSRT or KA")
-    n_bands = tail.shape[0 if tail.ndim == 4 else 1]
-    n_in = head.shape[1] - (n_bands if row.body == "residual" else 0)
-    dim = head.shape[0] // wide if wide else DIM
+    n_bands, n_msi, dim = _sizes(state, row, where)
     try:
         with torch.device("meta"):
-            model = PSRT(row, n_bands, n_in - n_bands, dim)
+            model = PSRT(row, n_bands, n_msi, dim)
     except KAError as error:
         raise KAError(f"{where}: its head and tail fit no model ({error})") from error
     expected = model.state_dict()
@@ -185,6 +177,21 @@ def _build(state: StateDict, name: str, where: str) -> PSRT:
     dtype = torch.float64 if all(t.dtype == torch.float64 for t in state.values()) else torch.float32
     model.load_state_dict({key: state[key].to(dtype, copy=True) for key in expected}, assign=True)
     return model.eval()
+
+
+def _sizes(state: StateDict, row: Variant, where: str) -> tuple[int, int, int]:
+    """Bands, channels of the HR-MSI and dim, read off the first and the last weights."""
+    names = {"PSRT": ("head.weight", "tail.weight"), "residual": ("body.head.weight", "body.tail.weight")}
+    first, last = names.get(row.body, ("front.learned.0.weight", "front.fallback"))
+    head, tail = state.get(first), state.get(last)
+    if head is None or tail is None or head.ndim != 4 or tail.ndim != (4 if row.body else 2):
+        raise KAError(f"{where} lacks the head or the tail convolution, so it is no checkpoint of PSRT or KA")
+    if not row.body:
+        return tail.shape[1], head.shape[1] - tail.shape[1], DIM
+    n_bands = tail.shape[0]
+    if row.body == "residual":  # its head sees the image and its detail, and is twice as wide
+        return n_bands, head.shape[1] - 2 * n_bands, head.shape[0] // 2
+    return n_bands, head.shape[1] - n_bands, head.shape[0]
 
 
 def _fits(state: StateDict, name: str, where: str) -> bool:

@@ -190,12 +190,12 @@ class PSRT(nn.Module):
         x = up if self.front is None else self.front(up, msi, lr)
         if self.body is not None:
             return x + self.body(x, msi, lr)
-        return self.sharpened(x, msi) if self.row.body else x
+        return self.psrt_body(x, msi) if self.row.body else x
 
-    def sharpened(
+    def psrt_body(
         self, up: Float[Tensor, "b n_bands h w"], msi: Float[Tensor, "b n_msi h w"]
     ) -> Float[Tensor, "b n_bands h w"]:
-        """PSRT's body."""
+        """Head, blocks, tail and shortcut of PSRT, around the image `up`."""
         h, w = up.shape[2:]
         x = torch.cat([up, msi], dim=1)
         if h % WINDOWS[0] or w % WINDOWS[0]:

@@ -152,13 +152,13 @@ class Step:
         state.model.train()
         for batch in self.patches.batches(draws):
             share = state.ranks.share(batch)
-            images = (share[key].to(state.device, non_blocking=True) for key in ("up", "msi", "lr", "gt"))
-            up, msi, lr, gt = images
+            up, msi, lr, gt = (share[key].to(state.device, non_blocking=True) for key in ("up", "msi", "lr", "gt"))
             if self.turned is not None:
                 lr = degraded(gt, self.turned)
             with self.precision(state.device.type):
                 prediction = state.network(up, msi, lr)
-            loss = self.loss(*map(self.inside, (self.project(prediction.float(), msi), gt)))
+            image = self.project(prediction.float(), msi)
+            loss = self.loss(self.inside(image), self.inside(gt))
             state.optimizer.zero_grad(set_to_none=True)
             state.ranks.backward(loss)
             norm = clip_grad_norm_(weights, self.clip)

@@ -58,8 +58,8 @@ class KernelField:
 
     def pull(self, row: int, col: int, common: bool = False) -> Float[np.ndarray, " bands"]:
         """What the kernel there adds to the spectrum of a pixel (or what the common one would)."""
-        kernel = self.at(row, col)
-        return (self.common if common else kernel).T @ self.detail[:, row, col]
+        kernel = self.common if common else self.at(row, col)
+        return kernel.T @ self.detail[:, row, col]
 
 
 def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> KernelField:
