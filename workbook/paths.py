@@ -4,7 +4,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STYLE = Path(__file__).with_name("style.mplstyle")
-CHECKPOINTS = ROOT / "checkpoints"  # models that come with the project: the demo preset on the embedded scene, float16
+CHECKPOINTS = (
+    ROOT / "checkpoints"
+)  # models that come with the project, float16: the demo's on the embedded scene, the best on CAVE
 
 
 def _beside(name: str) -> Path:

@@ -8,9 +8,9 @@ import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
@@ -21,15 +21,13 @@ from tqdm import tqdm
 from ka.data import Degradation, Scene, SceneSet, bicubic, observe
 from ka.errors import KAError
 from ka.evaluation import evaluate
-from ka.files import write_json
 from ka.inference import Network
 from ka.methods import Method
 from ka.methods.consistency import Consistent
-from workbook.paths import results_folder
-from workbook.results.stored import SHOWN
+from workbook.results.stored import SHOWN, Means, means, measure_runs
 from workbook.style import styled
-from workbook.training.run import Run
-from workbook.training.scenes import centre, load_data
+from workbook.training.run import begun_runs
+from workbook.training.scenes import centre, data_at
 
 COLOURS = colormaps["tab10"]
 SIDE = 256  # of the middle of a scene
@@ -83,22 +81,19 @@ def shifted(srf: np.ndarray, wavelengths: np.ndarray, shift: float) -> Float[np.
     return moved * srf.sum(1, keepdims=True) / moved.sum(1, keepdims=True)
 
 
-def measure(root: str | Path, runs: Sequence[str | Path]) -> dict[str, dict[str, dict[str, float]]]:
+def measure(root: str | Path, runs: Sequence[str | Path]) -> Means:
     """Condition → method → mean of each metric over the scenes; the configuration is the first run's.
 
     Raises:
         KAError: no run; one that is not finished or not of this data; no data.
     """
-    configs = [config for path in runs if (config := Run(Path(path)).config()) is not None]
-    if not configs or len(configs) < len(runs):
-        raise KAError(f"{', '.join(map(str, runs)) or 'nothing'}: finished run folders are expected; train them first")
-    embedded = configs[0].dataset == "indian_pines"
-    data = load_data(replace(configs[0], data_root=None if embedded else str(root)))
+    begun = begun_runs(runs)
+    data = data_at(begun[0][1], root)
     methods: dict[str, Method] = dict(data.untrained)
     if data.consistency is not None:
         methods["local injection, consistent"] = Consistent(methods["local injection"], data.consistency)
-    for path, config in zip(runs, configs, strict=True):
-        model = Run(Path(path)).model()
+    for run, config in begun:
+        model = run.model()
         methods[f"{config.variant}, {config.consistency}"] = Network(model)
         if model.consistency is not None and model.consistency.kind == "both":
             spectral = copy.copy(model)  # the HR-MSI alone: it was trained through that
@@ -113,14 +108,7 @@ def measure(root: str | Path, runs: Sequence[str | Path]) -> dict[str, dict[str,
     return measured
 
 
-def read() -> dict[str, dict[str, dict[str, float]]]:
-    """What was measured last."""
-    return msgspec.json.decode(
-        (results_folder() / "robustness.json").read_bytes(), type=dict[str, dict[str, dict[str, float]]]
-    )
-
-
-def to_markdown(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def to_markdown(measured: Means) -> str:
     """PSNR in dB, a row per method and a column per condition."""
     methods = list(next(iter(measured.values())))
     rows = [[method, *(f"{values[method]['psnr']:.2f}" for values in measured.values())] for method in methods]
@@ -128,7 +116,7 @@ def to_markdown(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> st
 
 
 @styled
-def chart(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+def chart(measured: Means) -> Figure:
     """PSNR of every method under every condition, a panel each for noise, blur and response."""
     groups = {
         word: ["as assumed", *(c for c in measured if c.startswith(word))] for word in ("noise", "blur", "response")
@@ -149,21 +137,8 @@ def chart(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     return figure
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line; exit code 2 for an error of the user's."""
-    try:
-        if len(arguments) < 2:
-            raise KAError(
-                "give CAVE's folder and the folders of finished runs: python -m workbook.robustness DATA RUN…"
-            )
-        path = results_folder() / "robustness.json"
-        write_json(path, measure(arguments[0], arguments[1:]))
-        print(path)
-    except KAError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+read = partial(means, "robustness")
+main = partial(measure_runs, "workbook.robustness", measure)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -10,6 +10,7 @@ import pytest
 from ka.data import SceneSet, load
 from ka.errors import KAError
 from workbook import robustness
+from workbook.results import stored
 from workbook.robustness import CONDITIONS, Condition, shifted, to_markdown, with_noise
 from workbook.training.config import Config
 from workbook.training.train import train
@@ -55,7 +56,7 @@ def test_what_is_kept_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command, on a run of seconds: every condition and method, as a table and a figure."""
-    monkeypatch.setattr(robustness, "results_folder", lambda: tmp_path)
+    monkeypatch.setattr(stored, "results_folder", lambda: tmp_path)
     config = Config.preset("smoke", start="local", consistency="both", run_dir=str(tmp_path / "run"))
     run = train(config, bar=False)
     assert robustness.main(["unused", str(run.path)]) == 0

@@ -1,5 +1,7 @@
 """The field of kernels that adapt: what it holds is what the model applies; and what other kernels would do."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,13 @@ def test_kernels_swapped(scene: Scene) -> None:
     frozen = ka.Network(swaps.with_kernels(model, own.mean((-2, -1), keepdim=True)))(scene)
     assert (frozen - itself).abs().max() > 1e-4
     with pytest.raises(ka.KAError, match="want two scenes or more"):
-        swaps.measure(model, scenes)
+        swaps.swapped(model, scenes)
     with pytest.raises(ka.KAError, match="kav20_fixed regresses no kernels"):
         swaps.kernels_of(model_of("kav20_fixed", scene), scene)
+
+
+def test_the_command_says_what_it_wants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert swaps.main([]) == swaps.main(["unused", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "python -m workbook.audit.swaps DATA RUN…" in told
+    assert f"{tmp_path}: finished run folders are expected; train them first" in told

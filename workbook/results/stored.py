@@ -5,7 +5,8 @@ Runs that share everything but variant and seed form a *protocol*.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,13 +20,14 @@ from ka.evaluation import Evaluation
 from ka.files import write_json
 from ka.models.checkpoints import save_weights
 from ka.models.variants import VARIANTS
-from workbook.paths import CHECKPOINTS
+from workbook.paths import CHECKPOINTS, results_folder
 from workbook.training.config import Config
 from workbook.training.run import Run
 
 SHOWN = ("psnr", "sam", "ergas")
 BORROWED = {"adaptive": ("laptop", "conv3x3")}  # 400 iterations are too few for PSRT's body: it has the laptop's 2,000
 UNTRAINED = ("bicubic", "linear injection", "local injection")
+Means = dict[str, dict[str, dict[str, float]]]  # of metrics over scenes, by what was measured and how
 WEIGHTS = ("best", "last", "average")
 MEASURED = ("bicubic", "linear injection", "best")  # in every run; older ones lack local injection, newer ones `last`
 # Where a run lies, how often it is saved and what it runs on do not belong to a protocol; these are not even exported:
@@ -262,3 +264,25 @@ def keep_weights(run: Run, path: Path) -> None:
     psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite
     known = {} if psnr is None else {"psnr": round(psnr, 3)}
     save_weights(path, run.model("best"), half=True, dataset=metrics["dataset"], step=metrics["best"]["step"], **known)
+
+
+def means(name: str) -> Means:
+    """What `measure_runs` kept last as results/NAME.json."""
+    return msgspec.json.decode((results_folder() / f"{name}.json").read_bytes(), type=Means)
+
+
+def measure_runs(module: str, measure: Callable[[str, Sequence[str]], Means], arguments: Sequence[str]) -> int:
+    """The command `python -m MODULE DATA RUN…`: measure finished runs, keep the means in results/, named after it.
+
+    Exit code 2 for an error of the user's.
+    """
+    try:
+        if len(arguments) < 2:
+            raise KAError(f"give CAVE's folder and folders of finished runs: python -m {module} DATA RUN…")
+        path = results_folder() / f"{module.rpartition('.')[2]}.json"
+        write_json(path, measure(arguments[0], arguments[1:]))
+        print(path)
+    except KAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -12,7 +12,7 @@ Every file but the history is replaced whole; the history is cut back to the che
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,3 +188,11 @@ class Run:
             return int(header["step"]), header["weights"]
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise KAError(f"{path} is missing or damaged; restore it, or train again with restart=True") from error
+
+
+def begun_runs(paths: Sequence[str | Path]) -> list[tuple[Run, Config]]:
+    """Runs and what they were started with; no path at all, or one that holds no run, is a `KAError`."""
+    runs = [(run, config) for run in map(Run, map(Path, paths)) if (config := run.config()) is not None]
+    if not runs or len(runs) < len(paths):
+        raise KAError(f"{', '.join(map(str, paths)) or 'nothing'}: finished run folders are expected; train them first")
+    return runs

@@ -103,6 +103,11 @@ def load_data(config: Config) -> Data:
     return scenes
 
 
+def data_at(config: Config, root: str | Path) -> Data:
+    """The scenes of a run's configuration, where they lie here (the embedded scene: nowhere); errors as `load_data`."""
+    return load_data(replace(config, data_root=None if config.dataset == "indian_pines" else str(root)))
+
+
 def centre(scene: Scene, size: int | None) -> Scene:
     """The central part of a scene, on the low-resolution grid; all of it for None or a size that it does not have."""
     (h, w), r = scene.gt.shape[-2:], scene.ratio

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ka.data import Scene
 from ka.data.simulate import Degradation, bicubic, degrade
@@ -18,7 +20,7 @@ from ka.errors import KAError
 from ka.methods.injection import LocalInjection
 from ka.methods.local import local_kernels, with_roots
 from ka.methods.started import begun
-from ka.models.adaptive import degraded
+from ka.models.adaptive import RegressedKernels, degraded
 from ka.models.psrt import PSRT
 from workbook.style import styled
 from workbook.views.draw import SIGNED, WIDTH, show_image
@@ -70,8 +72,11 @@ def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> Kern
     m = len(scene.msi)
     names = names if len(names) == m else tuple(f"channel {i + 1}" for i in range(m))
     roots = tuple(f"√{name}" for name in names)
-    if model.front is not None:
-        return _regressed(model, scene, names + roots)
+    if (front := model.front) is not None:
+        seen, made = (tensor.detach().numpy() for tensor in regressed(model, front, scene))
+        labels = (*names, *roots, *(f"learned {i + 1}" for i in range(model.row.features)))
+        by_place, common = rearrange(made, "1 k n y x -> y x k n"), front.fallback.detach().numpy()
+        return _field(by_place, common, seen[0], front.degradation, labels)
     start = model.start
     if not isinstance(start, LocalInjection):
         raise KAError(
@@ -86,15 +91,14 @@ def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> Kern
 
 
 @torch.no_grad()
-def _regressed(model: PSRT, scene: Scene, labels: tuple[str, ...]) -> KernelField:
-    front = model.front
-    assert front is not None
+def regressed(
+    model: PSRT, front: RegressedKernels, scene: Scene
+) -> tuple[Float[Tensor, "1 k h w"], Float[Tensor, "1 k n rows columns"]]:
+    """Features and kernels that a model's front makes of a whole scene, loaded."""
     images = (begun(scene, model.start).up, scene.msi, scene.lr)
     up, msi, lr = (torch.from_numpy(x)[None].to(front.fallback.dtype) for x in images)
     features = front.features(up, msi)
-    kernels = front.kernels(degraded(features, front.degradation), lr)[0].permute(2, 3, 0, 1).numpy()
-    labels += tuple(f"learned {i + 1}" for i in range(features.shape[1] - len(labels)))
-    return _field(kernels, front.fallback.numpy(), features[0].numpy(), front.degradation, labels)
+    return features, front.kernels(degraded(features, front.degradation), lr)
 
 
 def _field(
