@@ -52,14 +52,14 @@ def test_a_field_is_what_is_applied(scene: Scene) -> None:
 def test_its_colours_tell_places_apart(scene: Scene) -> None:
     """The components order by variance; equal kernels have equal colours, and a constant field has one."""
     field = kernel_field(model_of("kav21", scene), scene)
-    colours, shares = field.components()
+    colours, shares = field.components
     assert colours.shape == (*field.kernels.shape[:2], 3)
     assert colours.min() >= 0
     assert colours.max() <= 1
     assert colours.std((0, 1)).min() > 0.05
     assert 1 >= shares[0] > shares[1] > shares[2] > 0
     fixed = kernel_field(model_of("kav20_fixed", scene), scene)
-    colours, _ = fixed.components()
+    colours, _ = fixed.components
     assert colours.std((0, 1)).max() < 1e-6
     assert np.array_equal(fixed.kernels[3, 5], fixed.common)
 

@@ -5,6 +5,7 @@ A field holds a kernel for every low-resolution pixel, k features × bands: of a
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ class KernelField:
     detail: Float[np.ndarray, "k h w"]  # what features have beyond the low resolution: the kernels weigh it
     labels: tuple[str, ...]  # of the features
 
+    @cached_property
     def components(self) -> tuple[Float[np.ndarray, "rows columns 3"], Float[np.ndarray, " 3"]]:
         """The first three principal components as colours in [0, 1], and their shares of the variance.
 
@@ -45,11 +47,11 @@ class KernelField:
         rows, columns = self.kernels.shape[:2]
         weights = np.sqrt((self.detail**2).mean((1, 2)))[:, None]
         flat = ((self.kernels - self.kernels.mean((0, 1))) * weights).reshape(rows * columns, -1)
-        _, sizes, axes = np.linalg.svd(flat, full_matrices=False)
-        scores = flat @ axes[:3].T
+        variances, axes = np.linalg.eigh(flat.T @ flat)  # of k · bands numbers: a second less than those of all places
+        scores, shares = flat @ axes[:, :-4:-1], variances[:-4:-1] / max(variances.sum(), 1e-30)
         low, high = np.percentile(scores, (1, 99), axis=0)
         colours = np.clip((scores - low) / np.maximum(high - low, 1e-12), 0, 1)
-        return colours.reshape(rows, columns, 3), sizes[:3] ** 2 / max((sizes**2).sum(), 1e-30)
+        return colours.reshape(rows, columns, 3), shares
 
     def at(self, row: int, col: int) -> Float[np.ndarray, "k bands"]:
         """The kernel of the low-resolution pixel that holds a pixel; a `KAError` for one that is not there."""
@@ -149,7 +151,7 @@ def _show_field(image: Axes, colours: Axes, field: KernelField, row: int, col: i
     h, w = field.detail.shape[1:]
     seen = np.moveaxis(field.features[:3] if len(field.features) >= 3 else field.features[[0, 0, 0]], 0, -1)
     show_image(image, np.clip(seen / max(np.percentile(seen, 99.5), 1e-6), 0, 1), "HR-MSI", extent=(0, w, h, 0))
-    components, shares = field.components()
+    components, shares = field.components
     share = f"{100 * shares.sum():.0f} % of the variance"
     show_image(colours, components, f"kernels, {share}", extent=(0, w, h, 0), interpolation="nearest")
     for axis in (image, colours):
