@@ -39,14 +39,18 @@ class KernelField:
     labels: tuple[str, ...]  # of the features
 
     @cached_property
+    def usual(self) -> Float[np.ndarray, "k 1"]:
+        """The root mean square of each feature's detail: a kernel times it is what the kernel does."""
+        return np.sqrt((self.detail**2).mean((1, 2)))[:, None]
+
+    @cached_property
     def components(self) -> tuple[Float[np.ndarray, "rows columns 3"], Float[np.ndarray, " 3"]]:
         """The first three principal components as colours in [0, 1], and their shares of the variance.
 
-        Kernels are compared by what they do: every feature counts by the root mean square of its detail.
+        Kernels are compared by what they do (`usual`).
         """
         rows, columns = self.kernels.shape[:2]
-        weights = np.sqrt((self.detail**2).mean((1, 2)))[:, None]
-        flat = ((self.kernels - self.kernels.mean((0, 1))) * weights).reshape(rows * columns, -1)
+        flat = ((self.kernels - self.kernels.mean((0, 1))) * self.usual).reshape(rows * columns, -1)
         variances, axes = np.linalg.eigh(flat.T @ flat)  # of k · bands numbers: a second less than those of all places
         scores, shares = flat @ axes[:, :-4:-1], variances[:-4:-1] / max(variances.sum(), 1e-30)
         low, high = np.percentile(scores, (1, 99), axis=0)
@@ -120,7 +124,8 @@ def field_figure(
 ) -> Figure:
     """The image with a pixel marked, the field in colours, the kernel's pull there; below, the kernel and the common.
 
-    Equal colours are equal kernels: the field's first three principal components as red, green and blue.
+    Equal colours are equal kernels: the field's first three principal components as red, green and blue. Below, every
+    feature's weights are times its usual detail, so that large ones do much.
     """
     figure = Figure(figsize=(WIDTH, 0.66 * WIDTH), layout="constrained")
     figure.suptitle(title)
@@ -133,9 +138,9 @@ def field_figure(
         pull.plot(bands, field.pull(row, col, common), label=label, linestyle="--" if common else "-")
     pull.set(title=f"what it adds at ({row}, {col})", xlabel=along)
     pull.legend()
-    here = field.at(row, col)
-    largest = max(np.abs(here).max(), np.abs(field.common).max(), 1e-12)
-    for i, (name, kernel) in enumerate({"this kernel": here, "the common one": field.common}.items()):
+    here, common = field.at(row, col) * field.usual, field.common * field.usual
+    largest = max(np.abs(here).max(), np.abs(common).max(), 1e-12)
+    for i, (name, kernel) in enumerate({"this kernel": here, "the common one": common}.items()):
         axis = figure.add_subplot(grid[1, 3 * i : 3 * i + 3])
         shown = axis.imshow(
             kernel, cmap=SIGNED, vmin=-largest, vmax=largest, aspect="auto", extent=_extent(bands, kernel)
@@ -143,7 +148,7 @@ def field_figure(
         axis.set(title=name, xlabel=along, yticks=range(len(field.labels)), yticklabels=field.labels if i == 0 else ())
         axis.grid(visible=False)
         axis.tick_params(axis="y", labelsize=6, length=0)
-    figure.colorbar(shown, ax=figure.axes[-1])
+    figure.colorbar(shown, ax=figure.axes[-1], label="weight × usual detail")
     return figure
 
 
