@@ -50,7 +50,7 @@ def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> No
     step, regress = partial(Step, present=real is not None), row.front not in ("", "nothing")
     learned, weights = ("", "") if real is None else (count(real.learned), _numbers(real))
     looks = say(SEES[row.front], side=2 * RADIUS + 1) if row.front else ""
-    kernel = say("ridge regression: kernels" if regress else "kernels, the same everywhere")
+    kernel = say("kernels, the same everywhere" if row.front == "nothing" else "ridge regression: kernels")
     steps = [
         Step("up", say("start, HR-MSI, and lr: LR-HSI"), bands, wide=True),
         step("learned", say("learned features"), f"b {row.features} h w", VERMILLION, "3 × conv 3×3, GELU", learned,
@@ -60,7 +60,7 @@ def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> No
         Step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks, height=SLOT,
              present=regress),
         step("solve", kernel, kernels if regress else f"k s = {k}·{model.n_bands}", PURPLE,
-             say("towards learned ones" if regress else "learned"), weights, height=SLOT),
+             say("learned" if row.front == "nothing" else "towards learned ones"), weights, height=SLOT),
         step("apply", say("upsample, times detail of features"), bands, ORANGE, say("+ upsampled lr"), height=SLOT),
         Step("body", say(BODIES[row.body]), bands, GREEN, number=_psrt(model), present=bool(row.body)),
         Step("out", say("sharp image"), bands, wide=True),
