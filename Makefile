@@ -14,6 +14,9 @@ PRESET ?= demo
 DATA ?=
 WEIGHTS ?=
 RUNS ?=
+LR ?=
+MSI ?=
+MODEL ?=
 HOURS ?=
 VARIANTS ?= psrt_noshuffle kav11
 SEEDS ?= 0
@@ -23,7 +26,7 @@ SEED ?=
 ARGS ?=
 OUT ?= runs/train-$(PRESET)-$(or $(DATASET),default)-$(VARIANT)$(SEED:%=-seed%).ipynb
 
-.PHONY: help setup train record laptop sweep test slow check lint verify explore figures bench screenshot lab clean
+.PHONY: help setup train sharpen record laptop sweep test slow check lint verify explore figures bench screenshot lab clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,6 +46,9 @@ train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/
 	@mkdir -p $(dir $(OUT))
 	$(BIN)/papermill notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) $(if $(SEED),-p seed $(SEED)) $(if $(DATASET),-p dataset $(DATASET)) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
 	@echo "The executed notebook: $(OUT)"
+
+sharpen: $(READY) ## sharpen your own image, or folders of them: make sharpen LR=lr.mat MSI=rgb.png [MODEL=runs/mine] [OUT=sharp.tif] [ARGS=…]
+	$(BIN)/python -m workbook.sharpening "$(LR)" "$(MSI)" $(if $(MODEL),--model "$(MODEL)") $(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(ARGS)
 
 record laptop: OUT = runs/$@
 SWEEP = $(BIN)/python -m workbook.sweeps $(if $(filter sweep,$@),$(PRESET),$@) --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs $(JOBS))

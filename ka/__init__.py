@@ -11,6 +11,7 @@ from ka.models.checkpoints import load_checkpoint, save_weights
 from ka.models.counts import ParameterCount, count_parameters, parameter_count
 from ka.models.psrt import PSRT, build
 from ka.models.variants import VARIANTS, Variant, variant
+from ka.pairs import sharpen
 
 __all__ = [
     "PSRT",
@@ -31,5 +32,6 @@ __all__ = [
     "parameter_count",
     "residuals",
     "save_weights",
+    "sharpen",
     "variant",
 ]

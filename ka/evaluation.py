@@ -65,6 +65,8 @@ def evaluate(method: Method, scenes: SceneSet, names: list[str] | None = None) -
     evaluation = {}
     for scene in scenes:
         loaded = scene.load()
+        if loaded.gt is None:
+            raise KAError(f"scene {scene.name} has no truth to be measured against; look at `ka.residuals` instead")
         gt = torch.from_numpy(loaded.gt)[None]
         prediction = method(loaded)[None].to("cpu", torch.float32)
         if not prediction.isfinite().all():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +22,7 @@ class Scene:
     """One scene and what is observed of it; arrays in [0, 1], numpy or `ka.data.h5.LazyRow` (read when sliced)."""
 
     name: str
-    gt: Float[np.ndarray, "bands h w"]  # truth
+    gt: Any  # truth, `bands h w`; None for images of which none is known
     lr: Float[np.ndarray, "bands h/ratio w/ratio"]  # low-resolution hyperspectral image
     up: Float[
         np.ndarray, "bands h w"
@@ -31,8 +32,8 @@ class Scene:
 
     @property
     def ratio(self) -> int:
-        """Scale factor between `lr` and `gt`."""
-        return self.gt.shape[1] // self.lr.shape[1]
+        """Scale factor between `lr` and `msi`."""
+        return self.msi.shape[1] // self.lr.shape[1]
 
     @property
     def bicubic(self) -> Float[np.ndarray, "bands h w"]:
@@ -45,13 +46,15 @@ class Scene:
         Raises:
             KAError: one of the four is no multiple of the ratio, or the rectangle leaves the scene.
         """
-        box, (h, w) = (row, col, height, width), self.gt.shape[1:]
+        box, (h, w) = (row, col, height, width), self.msi.shape[1:]
         if any(value % self.ratio for value in box):
             raise KAError(f"{self.name}: the crop {box} is not on the grid; use multiples of the ratio {self.ratio}")
         if row < 0 or col < 0 or min(height, width) <= 0 or row + height > h or col + width > w:
             raise KAError(f"{self.name}: the crop {box} (row, col, height, width) leaves the {h}×{w} scene; shrink it")
 
-        def cut(x: np.ndarray, ratio: int = 1) -> np.ndarray:
+        def cut(x: Any, ratio: int = 1) -> Any:
+            if x is None:
+                return None
             rows, cols = (slice(start // ratio, (start + n) // ratio) for start, n in ((row, height), (col, width)))
             return np.array(x[:, rows, cols], dtype=np.float32)
 
@@ -60,7 +63,10 @@ class Scene:
 
     def load(self) -> "Scene":
         """The scene with all arrays in memory as float32."""
-        arrays = {key: np.asarray(getattr(self, key)[:], dtype=np.float32) for key in ARRAYS}
+        held = {key: getattr(self, key) for key in ARRAYS}
+        arrays: dict[str, Any] = {
+            key: None if x is None else np.asarray(x[:], dtype=np.float32) for key, x in held.items()
+        }
         return Scene(self.name, start=self.start, **arrays)
 
 

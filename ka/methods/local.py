@@ -89,14 +89,26 @@ def local_kernels(
     n, bands = len(low_msi), len(lr)
     if matrix is not None and np.shape(matrix) != (bands, n):
         raise KAError(f"matrix: {np.shape(matrix)} is not (bands, channels) = {(bands, n)}; fit it on such images")
-    both = np.concatenate([low_msi, lr], dtype=np.float64).transpose(1, 2, 0)
-    high = both - _box_mean(both, 1)
+    high = _high(lr, low_msi)
     products = high[:, :, :n, None] * high[:, :, None]
     if matrix is None:
-        total = products.mean((0, 1))
-        matrix = np.linalg.lstsq(total[:, :n], total[:, n:], rcond=None)[0].T
+        matrix = own_matrix(lr, low_msi)
     means = _box_mean(products.reshape(*high.shape[:2], -1), radius).reshape(products.shape)
     return np.linalg.solve(means[..., :n] + ridge * np.eye(n), means[..., n:] + ridge * np.transpose(matrix))
+
+
+def own_matrix(
+    lr: Float[np.ndarray, "bands rows columns"], low_msi: Float[np.ndarray, "m rows columns"]
+) -> Float[np.ndarray, "bands m"]:
+    """Least squares over the whole image, from what the degraded HR-MSI has more than its 3×3 means to what lr has."""
+    n, high = len(low_msi), _high(lr, low_msi).reshape(-1, len(low_msi) + len(lr))
+    total = high[:, :n].T @ high / len(high)
+    return np.linalg.lstsq(total[:, :n], total[:, n:], rcond=None)[0].T
+
+
+def _high(lr: np.ndarray, low_msi: np.ndarray) -> Float[np.ndarray, "rows columns m+bands"]:
+    both = np.concatenate([low_msi, lr], dtype=np.float64).transpose(1, 2, 0)
+    return both - _box_mean(both, 1)
 
 
 def check_pair(

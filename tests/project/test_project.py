@@ -48,7 +48,8 @@ def test_pinned_versions_are_in_their_ranges_and_installed() -> None:
 def test_a_model_needs_no_jupyter() -> None:
     """What `pip install .` brings is what `ka` imports, and no more."""
     names = {Requirement(line).name for line in PROJECT["dependencies"]}
-    assert names == {"torch", "numpy", "einops", "jaxtyping", "safetensors", "h5py", "pillow", "tensorly"}
+    readers = {"h5py", "pillow", "rasterio", "scipy", "tensorly"}
+    assert names == {"torch", "numpy", "einops", "jaxtyping", "safetensors"} | readers
 
 
 def test_the_commands_of_the_documents_exist() -> None:

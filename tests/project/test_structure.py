@@ -11,12 +11,14 @@ FLOORS = (
     *(
         "ka.errors",
         "ka.files",
+        "ka.images",
         "ka.data",
         "ka.methods",
         "ka.models",
         "ka.metrics",
         "ka.evaluation",
         "ka.inference",
+        "ka.pairs",
         "ka",
     ),
     *(
@@ -28,7 +30,14 @@ FLOORS = (
         "workbook.results",
         "workbook.sweeps",
     ),
-    *("workbook.views", "workbook.explorer", "workbook.diagrams", "workbook.audit", "workbook.notebook"),
+    *(
+        "workbook.views",
+        "workbook.sharpening",
+        "workbook.explorer",
+        "workbook.diagrams",
+        "workbook.audit",
+        "workbook.notebook",
+    ),
     *(
         "workbook.robustness",
         "workbook.documents",
@@ -76,7 +85,7 @@ def test_imports_run_one_way() -> None:
 
 def test_ka_imports_what_it_says() -> None:
     """Nothing of Jupyter, nothing of the workbook: what `pip install .` brings is enough."""
-    allowed = {"torch", "numpy", "einops", "jaxtyping", "safetensors", "h5py", "PIL", "tensorly", "ka"}
+    allowed = {"torch", "numpy", "einops", "jaxtyping", "safetensors", "h5py", "PIL", "tensorly", "scipy", "rasterio", "ka"}
     for path in (ROOT / "ka").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

@@ -54,11 +54,11 @@ def as_rgb(image: Image, display: tuple[int, int, int], like: Image) -> Float[np
 
 @styled
 def natural_colours(scenes: SceneSet, scene: Scene, images: Mapping[str, Image]) -> Figure:
-    """The scene in natural colours: truth, the low-resolution image, and each method's result."""
-    panels = {"truth": scene.gt, "LR-HSI": scene.lr, **images}
-    figure, axes = _panels(len(panels), scene.gt.shape)
+    """The scene in natural colours: truth (if known), the low-resolution image, and each method's result."""
+    panels = ({} if scene.gt is None else {"truth": scene.gt}) | {"LR-HSI": scene.lr, **images}
+    figure, axes = _panels(len(panels), scene.msi.shape)
     for axis, (title, image) in zip(axes, panels.items(), strict=True):
-        show_image(axis, as_rgb(image, scenes.display, scene.gt), title)
+        show_image(axis, as_rgb(image, scenes.display, scene.lr if scene.gt is None else scene.gt), title)
     return figure
 
 
@@ -84,7 +84,7 @@ def residual_maps(scenes: SceneSet, scene: Scene, images: Mapping[str, Image]) -
         name: residuals(image, scene.lr, scene.msi, scenes.degradation, scenes.srf) for name, image in images.items()
     }
     parts = ["spatial"] if scenes.srf is None else ["spectral", "spatial"]
-    h, w = scene.gt.shape[1:]
+    h, w = scene.msi.shape[1:]
     figure = Figure(figsize=(WIDTH, len(parts) * min(4.0, WIDTH / len(images) * h / w + 0.6)), layout="constrained")
     axes = figure.subplots(len(parts), len(images), squeeze=False)
     for part, row in zip(parts, axes, strict=True):
@@ -99,14 +99,18 @@ def residual_maps(scenes: SceneSet, scene: Scene, images: Mapping[str, Image]) -
 
 @styled
 def spectra(scenes: SceneSet, scene: Scene, images: Mapping[str, Image], pixels: Sequence[tuple[int, int]]) -> Figure:
-    """Spectra of chosen pixels (row, column): truth and every method, the error of each below."""
+    """Spectra of chosen pixels (row, column): truth and every method, the error of each below.
+
+    Without a truth, the low-resolution pixel that they lie in stands in its place.
+    """
+    known = scene.gt is not None
     bands = np.arange(scenes.n_bands) if scenes.wavelengths is None else scenes.wavelengths
     order = np.argsort(bands, kind="stable")  # AVIRIS's spectrometers overlap: its table steps back
     figure = Figure(figsize=(3.2 * len(pixels), 4.4), layout="constrained")
     axes = figure.subplots(2, len(pixels), sharex=True, squeeze=False, height_ratios=(2, 1))
     for (above, below), (row, col) in zip(axes.T, pixels, strict=True):
-        truth = scene.gt[:, row, col]
-        above.plot(bands[order], truth[order], color="black", label="truth")
+        truth = scene.gt[:, row, col] if known else scene.lr[:, row // scene.ratio, col // scene.ratio]
+        above.plot(bands[order], truth[order], color="black", label="truth" if known else "LR-HSI")
         for k, (title, image) in enumerate(images.items()):
             values = image[:, row, col]
             above.plot(bands[order], values[order], color=f"C{k}", label=title, linewidth=1)
@@ -114,7 +118,7 @@ def spectra(scenes: SceneSet, scene: Scene, images: Mapping[str, Image], pixels:
         above.set_title(f"row {row}, column {col}")
         below.set_xlabel("band" if scenes.wavelengths is None else "wavelength (nm)")
     axes[0, 0].set_ylabel("value, of 1")
-    axes[1, 0].set_ylabel("error")
+    axes[1, 0].set_ylabel("error" if known else "minus LR-HSI")
     axes[0, 0].legend(fontsize=7)
     return figure
 

@@ -1,0 +1,11 @@
+"""Image files in the field's formats: MATLAB, NumPy, HDF5, ENVI, GeoTIFF, and pictures; read, scaled, written."""
+
+from ka.images.image import Image, Place, Stored, divisor, scaled
+from ka.images.read import in_nm, read_image, read_stored
+from ka.images.write import FORMATS, check_format, write_image, written_order
+
+__all__ = [
+    "FORMATS", "Image", "Place", "Stored",
+    "check_format", "divisor", "in_nm", "read_image", "read_stored", "scaled", "write_image",
+    "written_order",
+]  # fmt: skip

@@ -1,0 +1,188 @@
+"""Reading of image files: which variable, which axes, which wavelengths."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from ka.errors import KAError, unknown
+from ka.images.image import Image, Place, Stored
+
+WAVELENGTHS = ("wavelengths", "wavelength", "wl", "lambda", "bands_nm", "wavelength_nm")
+"""Names under which files hold the wavelengths of their bands."""
+
+RASTERS = (".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".png", ".jpg", ".jpeg", ".bmp")
+_DATA = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin")  # of an ENVI file, beside its header
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """The arrays of a file by name, as they lie in it; the rest as in `Stored`."""
+
+    arrays: Mapping[str, Shaped[np.ndarray, "..."]]
+    order: str | None = None
+    likely: str | None = None
+    wavelengths: Float[np.ndarray, " bands"] | None = None
+    place: Place | None = None
+
+
+def read_image(path: str | Path, key: str | None = None, axes: str | None = None) -> Image:
+    """Read an image: MATLAB (.mat, v5 and v7.3), .npy, .npz, HDF5, ENVI (header or data), TIFF, PNG, JPEG.
+
+    Args:
+        path: the file.
+        key: the variable to take, where the file has several that are images.
+        axes: the order of its axes, "h w c" or "c h w" (c: bands), where it does not show.
+
+    Raises:
+        KAError: no such file, damaged or of another kind; a variable or an order of axes that has to be named.
+    """
+    return read_stored(path, key).image(axes)
+
+
+def read_stored(path: str | Path, key: str | None = None) -> Stored:
+    """As `read_image`, with the axes as they are."""
+    path = Path(path).expanduser()
+    if not path.exists() or path.is_dir():
+        raise KAError(f"{path}: no such file; give one of .mat, .npy, .npz, .h5, .hdr (ENVI), .tif or .png")
+    reader = _reader(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = reader(path)
+    except KAError:
+        raise
+    except PermissionError as error:
+        raise KAError(f"{path}: no permission to read it; change its rights (chmod +r)") from error
+    except Exception as error:  # each library raises its own on damaged files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise KAError(
+            f"{path}: cannot be read, cut short or not what its name says ({reason}); copy it again"
+        ) from error
+    name, array = _choose(file.arrays, key, path)
+    where = f"{path}: {name}" if name else str(path)
+    return Stored(array, where, file.order, file.likely, file.wavelengths, file.place)
+
+
+def _reader(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return _numpy
+    if suffix == ".mat":
+        return _hdf5 if h5py.is_hdf5(path) else _matlab
+    if suffix in (".h5", ".hdf5", ".hdf", ".he5", ".nc"):
+        return _hdf5
+    if suffix in RASTERS or path.with_name(path.name + ".hdr").exists() or path.with_suffix(".hdr").exists():
+        return _raster
+    raise KAError(f"{path}: {suffix or 'a name without an ending'} is no kind of image that is read here; give .mat, "
+                  ".npy, .npz, .h5, .hdr (ENVI), .tif or .png")  # fmt: skip
+
+
+def _choose(arrays: Mapping[str, Any], key: str | None, path: Path) -> tuple[str, Shaped[np.ndarray, "..."]]:
+    """The array `key`, or the only image among them."""
+    if key is not None:
+        if key not in arrays:
+            raise unknown(f"{path}: key", key, arrays)
+        return key, np.asarray(arrays[key])
+    images = {name: array for name, array in arrays.items() if len(array.shape) == 3 and min(array.shape) > 0}
+    images = images or {name: array for name, array in arrays.items() if len(array.shape) == 2 and min(array.shape) > 1}
+    if len(images) == 1:
+        name, array = next(iter(images.items()))
+        return (name if len(arrays) > 1 else ""), np.asarray(array)
+    listed = ", ".join(f"{name} {'×'.join(map(str, array.shape))}" for name, array in (images or arrays).items())
+    several = "holds several images" if images else "holds no image of two or three axes"
+    raise KAError(f"{path} {several} ({listed or 'nothing'}); name the one to take with key=…")
+
+
+def _numpy(path: Path) -> _File:
+    loaded = np.load(path, allow_pickle=False)
+    return _File({"": loaded}) if isinstance(loaded, np.ndarray) else _named({name: loaded[name] for name in loaded})
+
+
+def _matlab(path: Path) -> _File:
+    from scipy.io import loadmat  # noqa: PLC0415  (half a second that other formats need not pay)
+
+    values = {name: value for name, value in loadmat(path).items() if isinstance(value, np.ndarray)}
+    return replace(_named(values), likely="h w c")
+
+
+def _hdf5(path: Path) -> _File:
+    """Datasets at any depth. MATLAB (v7.3) writes its axes in the reverse order, and says so by an attribute."""
+    arrays: dict[str, Shaped[np.ndarray, ...]] = {}
+    with h5py.File(path, "r") as file:
+        matlab: list[bool] = []
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" and item.shape:
+                matlab.append("MATLAB_class" in item.attrs)
+                values = np.asarray(item)
+                arrays[name] = values.T if matlab[-1] else values
+
+        file.visititems(visit)
+    return replace(_named(arrays), likely="h w c" if any(matlab) else "c h w")
+
+
+def _named(values: Mapping[str, Shaped[np.ndarray, "..."]]) -> _File:
+    """Arrays by name, with the one of them taken out that tells the wavelengths."""
+    images = {name: value for name, value in values.items() if value.dtype.kind in "fiu"}
+    for name in list(images):
+        if name.rsplit("/", 1)[-1].lower() in WAVELENGTHS and images[name].size == max(images[name].shape, default=0):
+            return _File(images, wavelengths=in_nm(images.pop(name).ravel()))
+    return _File(images)
+
+
+def in_nm(wavelengths: Float[np.ndarray, " bands"]) -> Float[np.ndarray, " bands"] | None:
+    """Wavelengths in nm, be they in nm or micrometres; None for what is neither."""
+    values = np.asarray(wavelengths, dtype=np.float64)
+    if not values.size or not np.isfinite(values).all() or values.min() <= 0:
+        return None
+    values = values * 1000 if values.max() < 100 else values
+    return values if values.min() >= 100 and values.max() < 20000 else None
+
+
+def _raster(path: Path) -> _File:
+    """ENVI, TIFF and pictures, by GDAL; a picture's fourth channel (alpha) is left out."""
+    rasterio = gdal()
+    with rasterio.open(_data_of(path)) as file:
+        if file.subdatasets:  # a TIFF with a page for every band
+            pages = [rasterio.open(name).read() for name in file.subdatasets]
+            if len({page.shape for page in pages}) != 1:
+                raise KAError(f"{path}: its pages differ in size; write one image a file")
+            return _File({"": np.concatenate(pages)}, order="c h w")
+        colours = [band for band in file.indexes if file.colorinterp[band - 1].name != "alpha"]
+        values, units = file.read(colours), [file.tags(band) for band in colours]
+        nodata = file.nodata
+        if nodata is not None and np.count_nonzero(values == nodata):
+            n = int(np.count_nonzero((values == nodata).any(0)))
+            raise KAError(f"{path}: {n} pixels are marked as missing ({nodata:g}); fill or cut them off before")
+        wavelengths = None
+        if all("wavelength" in tags for tags in units):
+            wavelengths = in_nm(np.array([float(tags["wavelength"]) for tags in units]))
+        place = None if file.crs is None else Place(file.crs.to_wkt(), tuple(file.transform)[:6])
+    return _File({"": values}, order="c h w", wavelengths=wavelengths, place=place)
+
+
+def _data_of(path: Path) -> Path:
+    """The data beside an ENVI header; another file is itself."""
+    if path.suffix.lower() != ".hdr":
+        return path
+    stem = path.with_suffix("")
+    for ending in _DATA:
+        for name in (stem.name + ending, stem.name + ending.upper()):
+            if (data := path.with_name(name)) != path and data.is_file():
+                return data
+    raise KAError(f"{path}: no data file beside this ENVI header; put {stem.name} or {stem.name}.img there")
+
+
+def gdal() -> Any:
+    """Rasterio, or a word where it is missing."""
+    try:
+        import rasterio  # noqa: PLC0415  (a third of a second that other formats need not pay)
+    except ImportError as error:
+        raise KAError(f"ENVI, TIFF and pictures need rasterio ({error}); pip install rasterio") from error
+    return rasterio

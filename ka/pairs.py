@@ -1,0 +1,235 @@
+"""Sharpening of a real pair: a low-resolution cube and a sharp multispectral image, of any unit, and no truth."""
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from ka.data.scenes import Scene
+from ka.data.simulate import Degradation, bicubic, degrade, respond
+from ka.errors import KAError
+from ka.images import Image, Place, Stored, divisor, scaled
+from ka.inference import Network
+from ka.methods import Method
+from ka.methods.injection import Bicubic, LocalInjection
+from ka.models.checkpoints import load_checkpoint
+from ka.models.psrt import PSRT
+
+log = logging.getLogger("ka")
+
+FOREIGN = 0.05
+"""A pair is not of the sensors that a model knows if responded lr and degraded msi differ by more than this part."""
+
+UNTRAINED: Mapping[str, Callable[[Degradation], Method]] = {
+    "local injection": lambda degradation: LocalInjection(degradation, radius=5, roots=True),
+    "bicubic": lambda degradation: Bicubic(),
+}
+"""Methods that need neither training nor a response, by name; the first is the default."""
+
+DEFAULT = next(iter(UNTRAINED))
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two images of one place, held to each other."""
+
+    lr: Image  # low-resolution cube
+    msi: Image  # sharp image
+    ratio: int  # how much larger it is
+    divisors: tuple[float, float]  # what lr and msi are divided by to lie in [0, 1]
+    notes: tuple[str, ...]  # what was found and converted, in words
+
+    @cached_property
+    def scene(self) -> Scene:
+        """Both in [0, 1], as a scene without truth."""
+        lr, msi = (scaled(image.values, by) for image, by in zip((self.lr, self.msi), self.divisors, strict=True))
+        return Scene(self.lr.where, None, lr, bicubic(lr, self.ratio), msi)
+
+    def image(self, sharp: Float[np.ndarray, "bands h w"]) -> Image:
+        """A sharp cube in [0, 1] as an image in the unit of `lr`, with its wavelengths and the place of `msi`."""
+        place = self.msi.place
+        if place is None and self.lr.place is not None:
+            a, b, c, d, e, f = self.lr.place.transform
+            place = Place(self.lr.place.crs, (a / self.ratio, b / self.ratio, c, d / self.ratio, e / self.ratio, f))
+        values = sharp if self.divisors[0] == 1 else sharp * np.float32(self.divisors[0])
+        return replace(self.lr, values=values, place=place, where="the sharp image")
+
+
+def pair_of(
+    lr: Stored,
+    msi: Stored,
+    *,
+    axes: str | None = None,
+    msi_axes: str | None = None,
+    maximum: float | None = None,
+    msi_maximum: float | None = None,
+) -> Pair:
+    """Hold two images to each other: order of axes, ratio, units (see `sharpen`).
+
+    Raises:
+        KAError: as `sharpen`, about the two images.
+    """
+    cube, sharp, ratio = _with_orders(lr, msi, axes, msi_axes)
+    divisors = _divisors(cube, sharp, maximum, msi_maximum)
+    notes = [f"{len(cube.values)} bands and {len(sharp.values)} channels, ratio {ratio}"]
+    for name, image, by in (("lr", cube, divisors[0]), ("msi", sharp, divisors[1])):
+        if image.order not in ("c h w", "h w"):
+            notes.append(f"{name} was read as {image.order} (c: {'bands' if name == 'lr' else 'channels'})")
+        if by != 1:
+            notes.append(f"{name} was divided by {by:g}" + ("; the result is multiplied by it" if name == "lr" else ""))
+        if image.values.dtype == np.float64:
+            notes.append(f"{name} was converted from float64 to float32")
+    return Pair(cube, sharp, ratio, divisors, tuple(notes))
+
+
+def sharpen(
+    lr: Shaped[np.ndarray, "bands h w"] | Tensor,
+    msi: Shaped[np.ndarray, "channels h*ratio w*ratio"] | Tensor,
+    model: str | Path | PSRT | Method = DEFAULT,
+    *,
+    axes: str | None = None,
+    msi_axes: str | None = None,
+    max: float | None = None,
+    msi_max: float | None = None,
+    degradation: Degradation | None = None,
+    tile: int | None = None,
+) -> Float[np.ndarray, "bands h*ratio w*ratio"]:
+    """Sharpen a low-resolution cube with a multispectral image of the same place. No truth, no training needed.
+
+    What is converted is said (logger "ka"): integers and images beyond [0, 1] are divided by their maximum or the usual
+    one (255, 1023, 4095, 10000, 65535), both by one number if both are of one kind; float64 becomes float32; values a
+    little below 0 or above the maximum are set to it.
+
+    Args:
+        lr: the cube. Axes in the order "h w c" (c: bands) are found if only they fit, or said with `axes`.
+        msi: the sharp image, registered to it, its sides whole multiples of lr's.
+        model: a method without training ("local injection", "bicubic"), a run folder or weights' file, a loaded model,
+            or any function from a `Scene` to the sharp image.
+        axes: order of lr's axes, "c h w" or "h w c".
+        msi_axes: order of msi's.
+        max: what stands for full reflectance in lr.
+        msi_max: the same in msi.
+        degradation: blur of lr, for a method without training (a model brings its own); None for the usual one.
+        tile: side of the tiles in which a model runs, a multiple of 16; None for one pass where memory allows.
+
+    Returns:
+        The sharp cube, float32, in the unit and order of axes of `lr`.
+
+    Raises:
+        KAError: images that do not fit each other or the model (bands, channels, ratio); values that are not finite.
+    """
+    cube, sharp = _in_memory(lr, "lr"), _in_memory(msi, "msi")
+    pair = pair_of(cube, sharp, axes=axes, msi_axes=msi_axes, maximum=max, msi_maximum=msi_max)
+    method = method_of(model, pair, degradation, tile)
+    if pair.notes[1:]:
+        log.warning("%s", "; ".join(pair.notes[1:]))
+    values = method(pair.scene).numpy()
+    return rearrange(pair.image(values).values, f"c h w -> {pair.lr.order}")
+
+
+def method_of(
+    model: str | Path | PSRT | Method, pair: Pair, degradation: Degradation | None = None, tile: int | None = None
+) -> Method:
+    """The method that `model` names, held to a pair; arguments and errors as in `sharpen`."""
+    if isinstance(model, str) and model in UNTRAINED:
+        degradation = degradation or Degradation(pair.ratio)
+        if degradation.ratio != pair.ratio:
+            raise KAError(f"degradation is of ratio {degradation.ratio}, the images of {pair.ratio}; give theirs")
+        return UNTRAINED[model](degradation)
+    if isinstance(model, str | Path):
+        path = Path(model).expanduser()
+        if not path.exists():
+            known = ", ".join(map(repr, UNTRAINED))
+            raise KAError(f"model={str(model)!r} is neither one of {known} nor a run folder or weights' file; give one")
+        model = load_checkpoint(path)
+    if not isinstance(model, PSRT):
+        return model
+    _check_model(model, pair)
+    return Network(model, tile)
+
+
+def _check_model(model: PSRT, pair: Pair) -> None:
+    """Hold a model to a pair, and warn where the two images are of other sensors than it was trained for."""
+    bands, channels = len(pair.lr.values), len(pair.msi.values)
+    if (model.n_bands, model.n_msi) != (bands, channels):
+        raise KAError(
+            f"{model.row.name} was trained for {model.n_bands} bands and {model.n_msi} channels, the images have "
+            f"{bands} and {channels}; use {DEFAULT!r}, or a model trained for such images"
+        )
+    parts: tuple[Any, ...] = (model.start, model.front, model.consistency)
+    ratios = {part.degradation.ratio for part in parts if getattr(part, "degradation", None) is not None}
+    if other := ratios - {pair.ratio}:
+        raise KAError(f"{model.row.name} was trained for ratio {min(other)}, the images are of {pair.ratio}; use "
+                      f"{DEFAULT!r}, or a model of that ratio")  # fmt: skip
+    if model.consistency is None:
+        return
+    scene, consistency = pair.scene, model.consistency
+    seen, low = respond(scene.lr, consistency.srf), degrade(scene.msi, consistency.degradation)
+    difference = float(np.sqrt(((seen - low) ** 2).mean() / max(float((low**2).mean()), 1e-12)))
+    if difference > FOREIGN:
+        log.warning(
+            "the two images differ by %.0f %% where the model's sensors would agree: other units, another response, or "
+            "shifted; if the result is poor, give max= and msi_max=, or use %r", 100 * difference, DEFAULT,
+        )  # fmt: skip
+
+
+def _in_memory(image: Any, where: str) -> Stored:
+    """An array or tensor; bands first, unless that does not fit its partner."""
+    array = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
+    if array.ndim == 4 and len(array) == 1:
+        raise KAError(f"{where}: a batch of shape {array.shape}; give the image alone, {where}[0]")
+    return Stored(array, where, likely="c h w")
+
+
+def _with_orders(lr: Stored, msi: Stored, axes: str | None, msi_axes: str | None) -> tuple[Image, Image, int]:
+    """Both with the orders of axes in which msi is a whole number of times as large as lr, and that ratio.
+
+    What each shows by itself comes first, then every order that is not given.
+    """
+    evident = lr.orders(axes), msi.orders(msi_axes)
+    every = [found if given or stored.order or len(found[0]) == 3 else ["c h w", "h w c"]
+             for found, given, stored in zip(evident, (axes, msi_axes), (lr, msi), strict=True)]  # fmt: skip
+    for orders in (evident, every):
+        fitting = {pair: n for pair in itertools.product(*orders) if (n := _ratio(lr.size(pair[0]), msi.size(pair[1])))}
+        first, second = usual = tuple(
+            stored.likely if stored.likely in found else found[0]
+            for stored, found in zip((lr, msi), orders, strict=True)
+        )
+        if len(fitting) == 1 or usual in fitting:
+            first, second = usual if usual in fitting else next(iter(fitting))
+            return lr.image(first), msi.image(second), fitting[first, second]
+        if fitting:
+            shapes = f"lr {lr.array.shape} and msi {msi.array.shape}"
+            raise KAError(f"{shapes} fit together in several orders of axes; say which with axes= and msi_axes=")
+    (h, w), (height, width) = lr.size(first), msi.size(second)
+    if (h, w) == (height, width):
+        raise KAError(f"{lr.where}: {h}×{w} pixels, as many as {msi.where}; give the low-resolution cube as it was "
+                      "before it was upsampled")  # fmt: skip
+    n = max(2, round(height / h))
+    raise KAError(
+        f"{msi.where}: {height}×{width} pixels are no whole multiple, the same both ways, of the {h}×{w} of "
+        f"{lr.where}; crop or resample it to {n * h}×{n * w}, or say the order of axes (axes, msi_axes)"
+    )
+
+
+def _ratio(small: tuple[int, int], large: tuple[int, int]) -> int:
+    """How many times as large, 0 if that is no whole number above 1, the same both ways."""
+    ratio = large[0] // small[0]
+    return ratio if ratio > 1 and (small[0] * ratio, small[1] * ratio) == large else 0
+
+
+def _divisors(lr: Image, msi: Image, maximum: float | None, msi_maximum: float | None) -> tuple[float, float]:
+    """What each is divided by; one number for both where they are of one kind and beyond [0, 1]."""
+    alone = divisor([lr], maximum), divisor([msi], msi_maximum)
+    kinds = {image.values.dtype.kind + ("8" if image.values.dtype == np.uint8 else "") for image in (lr, msi)}
+    if maximum is None and msi_maximum is None and len(kinds) == 1 and min(alone) > 1:
+        return (max(alone),) * 2
+    return alone

@@ -1,0 +1,1 @@
+"""Sharpening of image files: pairs of them, in tiles, with a picture of what came out."""
