@@ -105,8 +105,8 @@ def sharpen(
     """Sharpen a low-resolution cube with a multispectral image of the same place. No truth, no training needed.
 
     What is converted is said (logger "ka"): integers and images beyond [0, 1] are divided by their maximum or the usual
-    one (255, 1023, 4095, 10000, 65535), both by one number if both are of one kind; float64 becomes float32; values a
-    little below 0 or above the maximum are set to it.
+    one (255, 1023, 2047, 4095, 10000, 65535), both by one number if both are of one kind; float64 becomes float32;
+    values a little below 0 or above the maximum are set to it.
 
     Args:
         lr: the cube. Axes in the order "h w c" (c: bands) are found if only they fit, or said with `axes`.

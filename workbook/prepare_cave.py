@@ -98,7 +98,8 @@ def write_h5(path: str | Path, source: Patches | SceneSet, provenance: Mapping[s
 
 def check_h5(path: str | Path, source: Patches | SceneSet, rows: int = 16, seed: int = 0) -> None:
     """Read random rows of a file back: KAError if they, its count or its attributes differ from the source's."""
-    shapes, attributes = read_header(Path(path))
+    header = read_header(Path(path))
+    shapes, attributes = header.shapes, header.attributes
     for key, name in FIELDS.items():
         if shapes[key][0] != len(source):
             raise KAError(f"{path}: {name} has {shapes[key][0]} rows, the source {len(source)}; write it again")

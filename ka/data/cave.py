@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from ka.data.own.files import Reading
+from ka.data.own.responses import Response, response
 from ka.data.scenes import Scene, SceneSet, choose, display_bands, observe
 from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700, Degradation
 from ka.errors import KAError
@@ -40,6 +42,7 @@ class CaveScenes(Sequence[Scene]):
     """Scenes read from their PNGs when first asked for, then kept (70 MB a scene at ×4)."""
 
     files: Mapping[str, Sequence[Path]]
+    srf: Float[np.ndarray, "channels 31"]
     degradation: Degradation
     kept: dict[str, Scene] = field(default_factory=dict)
 
@@ -51,20 +54,17 @@ class CaveScenes(Sequence[Scene]):
         if name not in self.kept:
             with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter
                 gt = np.stack(list(pool.map(read_png, self.files[name])))
-            self.kept[name] = observe(name, gt, NIKON_D700, self.degradation)
+            self.kept[name] = observe(name, gt, self.srf, self.degradation)
         return self.kept[name]
 
 
 def load_cave(
-    split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None, hold_out_val: bool
+    split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None, hold_out_val: bool, reading: Reading
 ) -> SceneSet:
     """One split of CAVE in the folder `root`; see `ka.data.load`."""
     if not root.is_dir():
         raise KAError(f"{root}: no such folder; give the folder that holds CAVE's <scene>_ms folders")
-    names = {"train": CAVE_TRAIN, "val": CAVE_VAL, "test": CAVE_TEST}[split]
-    if split == "train" and hold_out_val:
-        names = tuple(name for name in names if name not in CAVE_VAL)
-    chosen = choose(names, scenes, f"CAVE's {split} split")
+    chosen = choose(_names(split, hold_out_val, reading), scenes, f"CAVE's {split} split")
     bands = find_bands(root)
     if not bands:
         raise KAError(f"{root}: no CAVE scene found; give the folder that holds balloons_ms, beads_ms, …")
@@ -75,8 +75,23 @@ def load_cave(
         raise KAError(f"{root}: missing {', '.join(missing)}; download them, or {cure}")
     files = {name: bands[name] for name in chosen}
     _check_headers(files, degradation.ratio)
-    cave, display = CaveScenes(files, degradation), display_bands(CAVE_WAVELENGTHS, 31)
-    return SceneSet("cave", split, degradation, CAVE_WAVELENGTHS, display, ("R", "G", "B"), cave, NIKON_D700)
+    seen = Response(NIKON_D700, ("R", "G", "B")) if reading.srf is None else response(reading.srf, CAVE_WAVELENGTHS, 31)
+    cave, display = CaveScenes(files, seen.srf, degradation), display_bands(CAVE_WAVELENGTHS, 31)
+    return SceneSet("cave", split, degradation, CAVE_WAVELENGTHS, display, seen.names, cave, seen.srf)
+
+
+def _names(split: str, hold_out_val: bool, reading: Reading) -> list[str]:
+    """Scenes of a split: the field's, or those that are named; others train then, where they do not train already."""
+    every = CAVE_TRAIN + CAVE_TEST
+    val, test = (
+        choose(every, [name.strip() for name in text.split(",")], "CAVE") if text else list(usual)
+        for text, usual in ((reading.val_scenes, CAVE_VAL), (reading.test_scenes, CAVE_TEST))
+    )
+    if both := set(val) & set(test):
+        raise KAError(f"{min(both)} is to validate and to test; choose one of them")
+    taken = {*test, *(val if hold_out_val else ())}
+    train = [name for name in (every if reading.test_scenes else CAVE_TRAIN) if name not in taken]
+    return {"train": train, "val": val, "test": test}[split]
 
 
 def find_bands(root: Path) -> dict[str, list[Path]]:

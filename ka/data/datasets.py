@@ -1,4 +1,4 @@
-"""Scenes behind one function, `load`: an embedded scene, CAVE as downloaded, or the published HDF5 files.
+"""Scenes behind one function, `load`: an embedded scene, CAVE as downloaded, published HDF5 files, or own images.
 
 `indian_pines` is AVIRIS Indian Pines, 145×145 pixels × 200 bands (0.4-2.5 µm), from the tensorly wheel, no download.
 Baumgardner, Biehl, Landgrebe (2015), "220 Band AVIRIS Hyperspectral Image Data Set: June 12, 1992 Indian Pine Test
@@ -6,19 +6,24 @@ Site 3", Purdue University Research Repository, doi:10.4231/R7RX991C. Licence CC
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from ka.data.cave import load_cave
 from ka.data.h5 import load_h5
+from ka.data.own.files import Reading, load_files
+from ka.data.own.known import KNOWN, find_known
+from ka.data.own.responses import response
 from ka.data.scenes import SceneSet, check_values, choose, display_bands, observe
 from ka.data.simulate import Degradation, broad_bands
 from ka.errors import KAError, unknown
 
-DATASETS = ("indian_pines", "cave", "h5")
+DATASETS = ("indian_pines", "cave", "h5", "files", *KNOWN)
 SPLITS = ("train", "val", "test")
 PROTOCOL = Degradation()  # the verified ×4 simulation
+AS_FOUND = Reading()
 # The multispectral image of Indian Pines: plain averages over the ranges (nm) of Landsat TM bands 2 to 5
 BROAD_BANDS = (("green", 520, 600), ("red", 630, 690), ("NIR", 760, 900), ("SWIR", 1550, 1750))
 # First and end row, first and end column of each of its parts
@@ -33,17 +38,20 @@ def load(
     *,
     scenes: Sequence[str] | None = None,
     hold_out_val: bool = False,
+    reading: Reading = AS_FOUND,
 ) -> SceneSet:
     """Load one split (train, val, test) of a dataset, or those of its scenes that are named in `scenes`.
 
     Args:
-        dataset: `indian_pines`, the embedded scene; `cave`, a folder of 16-bit PNGs as downloaded; or `h5`, the files
-            the field publishes (`GT`, `HSI_up`, `LRHSI`, `RGB`) or those that `prepare_cave.ipynb` makes.
+        dataset: `indian_pines`, the embedded scene; `cave`, a folder of 16-bit PNGs as downloaded; `h5`, the files the
+            field publishes (`GT`, `HSI_up`, `LRHSI`, `RGB`) or those that `prepare_cave.ipynb` makes; `files`, cubes of
+            any size in MATLAB's, NumPy's, ENVI's … formats; or one of `ka.data.own.known`, which the field knows.
         split: on CAVE "train" is all 20 training scenes (the study's protocol), "val" two of them, `cave.CAVE_VAL`.
         root: folder of CAVE as downloaded (at any usual nesting); the folder of the published HDF5 files, or one such
-            file, whatever the split; not used for indian_pines.
+            file, whatever the split; the folder of own cubes, or files by commas; not used for indian_pines.
         degradation: how `lr` is simulated; of an HDF5 file it must state what the file holds.
-        hold_out_val: leave `CAVE_VAL` out of CAVE's "train" (Indian Pines' parts share no pixel, HDF5 is as cut).
+        hold_out_val: leave the validation scenes out of "train" (Indian Pines' parts share no pixel, HDF5 is as cut).
+        reading: how own files are read and split; the response is used for CAVE and Indian Pines too, max for HDF5.
 
     Raises:
         KAError: an unknown dataset, split or scene; missing or broken files, naming the file and what to do.
@@ -53,15 +61,21 @@ def load(
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if dataset == "indian_pines":
-        return _indian_pines(split, degradation, scenes)
+        return _indian_pines(split, degradation, scenes, reading)
     if root is None:
         raise KAError(f"root: {dataset} needs the path of your copy; give its folder, or use dataset indian_pines")
     if dataset == "cave":
-        return load_cave(split, Path(root), degradation, scenes, hold_out_val)
-    return load_h5(split, Path(root), degradation, scenes)
+        return load_cave(split, Path(root).expanduser(), degradation, scenes, hold_out_val, reading)
+    if dataset == "h5":
+        return load_h5(split, Path(root).expanduser(), degradation, scenes, reading)
+    if dataset in KNOWN:
+        root, usual = find_known(dataset, root)
+        given = {name: value for name, value in asdict(reading).items() if value != getattr(AS_FOUND, name)}
+        reading = replace(usual, **given)
+    return load_files(split, root, degradation, scenes, hold_out_val, reading, dataset)
 
 
-def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | None) -> SceneSet:
+def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | None, reading: Reading) -> SceneSet:
     """Cut first, then simulate each part on its own: no blur or bicubic support crosses a cut.
 
     The D700 response ends at 0.7 µm and does not apply to this sensor: the multispectral image is four broad band
@@ -80,6 +94,9 @@ def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | 
     gt = np.ascontiguousarray(cube / 10000, dtype=np.float32)
     check_values(gt, name)
     srf = broad_bands(wavelengths, [(low, high) for _, low, high in BROAD_BANDS])
-    scene, display = observe(name, gt, srf, degradation), display_bands(wavelengths, len(gt))
     names = tuple(band for band, _, _ in BROAD_BANDS)
+    if reading.srf is not None:
+        other = response(reading.srf, wavelengths, len(gt))
+        srf, names = other.srf, other.names
+    scene, display = observe(name, gt, srf, degradation), display_bands(wavelengths, len(gt))
     return SceneSet("indian_pines", split, degradation, wavelengths, display, names, [scene], srf)

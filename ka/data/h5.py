@@ -1,11 +1,14 @@
 """The HDF5 files that the field publishes, and those of `workbook.prepare_cave` in the same layout, read and checked.
 
 In [0, 1]: `GT` (rows, bands, h, w), `HSI_up` (same), `LRHSI` (rows, bands, h/ratio, w/ratio), `RGB` (rows, c, h, w).
+Also read: the fields as PanCollection calls them (gt, lms, ms, pan), other orders of axes (`ORDERS`), files without the
+upsampled image, and other units if their maximum is given.
 """
 
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,15 +17,22 @@ from typing import Any
 
 import h5py
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float
 
+from ka.data.own.files import Reading, given_wavelengths
 from ka.data.scenes import Scene, SceneSet, check_values, choose, display_bands
-from ka.data.simulate import CAVE_WAVELENGTHS, Degradation
+from ka.data.simulate import CAVE_WAVELENGTHS, Degradation, bicubic
 from ka.errors import KAError
 
 FIELDS = {"gt": "GT", "up": "HSI_up", "lr": "LRHSI", "msi": "RGB"}  # a scene's arrays, and their names in the files
+ALSO = {"gt": ("gt",), "up": ("lms",), "lr": ("ms", "lrms", "LR"), "msi": ("MSI", "HRMSI", "pan", "rgb")}  # elsewhere
+ORDERS = ("n c h w", "n h w c", "w h c n", "h w c n")
+"""Orders of axes in such files: published, as TensorFlow has them, and as MATLAB writes the first two."""
+
+HARVARD_WAVELENGTHS = np.arange(420.0, 721.0, 10.0)
 _FLOAT32 = np.dtype(np.float32)
-_LIMITS = {"HSI_up": (-0.5, 1.5)}  # bicubic overshoots; every other field stays in [0, 1]
+_LIMITS = {"HSI_up": (-0.5, 1.5), "lms": (-0.5, 1.5)}  # bicubic overshoots; every other field stays in [0, 1]
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises on damaged files
 
 
@@ -37,6 +47,8 @@ class LazyRow:
     field: str
     row: int
     shape: tuple[int, ...]
+    order: str = ORDERS[0]  # of the axes in the file
+    divisor: float = 1.0  # what its values are divided by
     dtype: Any = _FLOAT32
 
     def __getitem__(self, index: Any) -> Float[np.ndarray, "..."]:
@@ -45,11 +57,37 @@ class LazyRow:
         try:
             status = os.stat(self.path)
             file = _open_h5(self.path, os.getpid(), status.st_ino, status.st_mtime_ns)
-            values = np.asarray(file[self.field][(self.row, *key)], dtype=np.float32)
+            values = np.asarray(self._read(file[self.field], key), dtype=np.float32)
         except _DAMAGED as error:
             raise _bad_h5(self.path, error) from error
-        check_values(values, f"{self.path}: {self.field}, row {self.row}", *_LIMITS.get(self.field, (0.0, 1.0)))
+        values = values if self.divisor == 1 else values / np.float32(self.divisor)
+        where = f"{self.path}: {self.field}, row {self.row}"
+        check_values(values, where, *_LIMITS.get(self.field, (0.0, 1.0)), cure="say so with max={}")
         return values
+
+    def _read(self, stored: h5py.Dataset, key: tuple[Any, ...]) -> np.ndarray:
+        if self.order == ORDERS[0]:
+            return stored[(self.row, *key)]
+        axes = self.order.split()
+        row = stored[tuple(self.row if axis == "n" else slice(None) for axis in axes)]
+        return rearrange(row, f"{' '.join(axis for axis in axes if axis != 'n')} -> c h w")[key]
+
+
+@dataclass(frozen=True)
+class LazyUp:
+    """`lr` of a row, upsampled when sliced: for files that do not hold it."""
+
+    lr: LazyRow
+    ratio: int
+    dtype: Any = _FLOAT32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        bands, h, w = self.lr.shape
+        return bands, h * self.ratio, w * self.ratio
+
+    def __getitem__(self, index: Any) -> Float[np.ndarray, "..."]:
+        return bicubic(self.lr[:], self.ratio)[index]
 
 
 @lru_cache(maxsize=8)
@@ -62,57 +100,123 @@ def _bad_h5(path: str | Path, error: Exception) -> KAError:
     return KAError(f"{path}: cannot be read, truncated or not HDF5 ({error}); download or write it again")
 
 
-def load_h5(split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None) -> SceneSet:
+@dataclass(frozen=True)
+class Header:
+    """What a file says without its values being read."""
+
+    names: Mapping[str, str]  # a scene's arrays, and what this file calls them; `up` may be missing
+    shapes: Mapping[str, tuple[int, ...]]  # of these fields, n c h w
+    order: str  # of the axes, one of `ORDERS`
+    attributes: Mapping[str, Any]  # of a file that says its source
+
+
+def load_h5(
+    split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None, reading: Reading
+) -> SceneSet:
     """The published file of a split in the folder `root`, or the file `root`; see `ka.data.load`."""
-    path = _file_of(split, root, degradation.ratio)
-    shapes, attributes = read_header(path)
-    n, bands, channels = _check_shapes(path, shapes, degradation.ratio)
+    path = file_of(split, root, degradation.ratio)
+    header = read_header(path)
+    n, bands, channels = _check_shapes(path, header.shapes, degradation.ratio)
+    attributes = header.attributes
     _check_degradation(path, attributes, degradation)
     names = _names(path, attributes, "scenes", n, [f"row {i}" for i in range(n)])
     wavelengths = _numbers(path, attributes, "wavelengths", (bands,))
-    if wavelengths is None and bands == 31:
-        wavelengths = CAVE_WAVELENGTHS
+    if wavelengths is None:
+        wavelengths = _usual_wavelengths(path, bands, reading)
     usual = ["R", "G", "B"] if channels == 3 else [f"channel {i}" for i in range(channels)]
     msi_names = tuple(_names(path, attributes, "msi_names", channels, usual))
     srf = _numbers(path, attributes, "srf", (channels, bands))
     chosen = set(choose(names, scenes, path.name))
 
-    def field(key: str, row: int) -> Any:
-        return LazyRow(str(path), FIELDS[key], row, shapes[key][1:])
+    def row(name: str, i: int) -> Scene:
+        by = reading.max or 1.0
+        rows: dict[str, Any] = {key: LazyRow(str(path), header.names[key], i, header.shapes[key][1:], header.order, by)
+                                for key in header.names}  # fmt: skip
+        return Scene(name, **{"up": LazyUp(rows["lr"], degradation.ratio)} | rows)
 
-    rows = [Scene(name, **{key: field(key, i) for key in FIELDS}) for i, name in enumerate(names) if name in chosen]
+    rows = [row(name, i) for i, name in enumerate(names) if name in chosen]
     return SceneSet("h5", split, degradation, wavelengths, display_bands(wavelengths, bands), msi_names, rows, srf)
 
 
-def _file_of(split: str, root: Path, ratio: int) -> Path:
-    """The published file of a split in a folder; a file is itself."""
+def _usual_wavelengths(path: Path, bands: int, reading: Reading) -> np.ndarray | None:
+    """As given, or as the file's name says; 31 bands alone say nothing (Harvard's are not CAVE's)."""
+    if reading.wavelengths is not None:
+        return given_wavelengths(reading.wavelengths, bands)
+    named = {"cave": CAVE_WAVELENGTHS, "harvard": HARVARD_WAVELENGTHS}
+    return next((nm for name, nm in named.items() if name in path.name.lower() and len(nm) == bands), None)
+
+
+def file_of(split: str, root: Path, ratio: int) -> Path:
+    """The published file of a split in a folder; a file is itself.
+
+    Its name begins with the split, and tells the ratio if any there does: `train_cave(with_up)x4.h5`,
+    `validation_harvard(with_up)x4_rgb.h5`, `test_Chikusei.h5`.
+
+    Raises:
+        KAError: none, or several that it could be.
+    """
     if root.is_file():
         return root
     if not root.is_dir():
         raise KAError(f"{root}: no such file or folder; give an HDF5 file or the folder that holds them")
-    pattern = "validation_*.h5" if split == "val" else f"{split}_cave(with_up)x{ratio}.h5"
-    if paths := sorted(root.glob(pattern), key=lambda path: not path.stem.endswith(f"x{ratio}")):
-        return paths[0]
-    there = ", ".join(sorted(path.name for path in root.glob("*.h5"))) or "none"
+    there = sorted(path for path in root.iterdir() if path.suffix.lower() in (".h5", ".hdf5", ".mat"))
+    begin = {"train": "train", "val": "val", "test": "test"}[split]
+    paths = [path for path in there if path.name.lower().startswith(begin) and "patches" not in path.name.lower()]
+    told = [path for path in paths if re.search(r"x\d+", path.stem)]
+    paths = [path for path in told if re.search(rf"x{ratio}(?!\d)", path.stem)] or [p for p in paths if p not in told]
+    exact = [path for path in paths if path.name == f"{split}_cave(with_up)x{ratio}.h5"]
+    if len(paths) == 1 or exact:
+        return (exact or paths)[0]
+    if paths:
+        listed = ", ".join(path.name for path in paths)
+        raise KAError(
+            f"{root}: {listed} could each be the file to {split} with; give each data set a folder of its own"
+        )
+    listed = ", ".join(path.name for path in there) or "none"
+    word = {"val": "validation"}.get(split, split)
     cure = ", or train with hold_out=False" if split == "val" else ""
-    raise KAError(f"{root}: no {pattern} (HDF5 files there: {there}); add it, give the path of a file{cure}")
+    raise KAError(f"{root}: no {word}_… file of ratio {ratio} (HDF5 files there: {listed}); add one such as "
+                  f"{word}_cave(with_up)x{ratio}.h5{cure}")  # fmt: skip
 
 
-def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Shapes of the fields, and the attributes of a file that says its source."""
+def read_header(path: Path) -> Header:
+    """Names and shapes of the fields, and the attributes of a file that says its source."""
     try:
         with h5py.File(path, "r") as file:
-            found = {key: file[name] for key, name in FIELDS.items() if isinstance(file.get(name), h5py.Dataset)}
-            kinds = {FIELDS[key]: field.dtype for key, field in found.items()}
-            shapes = {key: tuple(int(n) for n in field.shape or ()) for key, field in found.items()}
+            known = [(key, name) for key in FIELDS for name in (*ALSO[key], FIELDS[key])]  # the published name counts
+            names = {key: name for key, name in known if isinstance(file.get(name), h5py.Dataset)}
+            kinds = {name: file[name].dtype for name in names.values()}
+            stored = {key: tuple(int(n) for n in file[name].shape or ()) for key, name in names.items()}
             attributes = dict(file.attrs) if "source_sha256" in file.attrs else {}
     except _DAMAGED as error:
         raise _bad_h5(path, error) from error
-    if lost := [name for name in FIELDS.values() if name not in kinds]:
+    if lost := [FIELDS[key] for key in ("gt", "lr", "msi") if key not in names]:
         raise KAError(f"{path}: no field {', '.join(lost)}; give a file with {', '.join(FIELDS.values())}")
     if odd := [f"{name} {kind}" for name, kind in kinds.items() if kind.kind not in "fiu"]:
         raise KAError(f"{path}: {', '.join(odd)} are no numbers; write the file again")
-    return shapes, attributes
+    for order in ORDERS:
+        shapes = {key: _published(shape, order) for key, shape in stored.items()}
+        if _fit(shapes):
+            return Header(names, shapes, order, attributes)
+    return Header(names, stored, ORDERS[0], attributes)
+
+
+def _published(shape: tuple[int, ...], order: str) -> tuple[int, ...]:
+    """A shape in that order, as n c h w."""
+    if len(shape) != 4:
+        return shape
+    sides = dict(zip(order.split(), shape, strict=True))
+    return tuple(sides[axis] for axis in "nchw")
+
+
+def _fit(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether shapes n c h w are those of the same rows at one ratio."""
+    if any(len(shape) != 4 or 0 in shape for shape in shapes.values()):
+        return False
+    (n, bands, h, w), low = shapes["gt"], shapes["lr"]
+    ratio = h // low[2]
+    fit = ratio > 0 and shapes.get("up", shapes["gt"]) == shapes["gt"] and low == (n, bands, h / ratio, w / ratio)
+    return fit and (shapes["msi"][0], *shapes["msi"][2:]) == (n, h, w)
 
 
 def _names(path: Path, attributes: Mapping[str, Any], key: str, count: int, otherwise: list[str]) -> list[str]:
@@ -146,15 +250,14 @@ def _check_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], ratio: int)
     listed = ", ".join(f"{FIELDS[key]} {shape}" for key, shape in shapes.items())
     if any(len(shape) != 4 or 0 in shape for shape in shapes.values()):
         raise KAError(f"{path}: fields are rows × bands × h × w, none of them 0, but found {listed}; write it again")
-    n, bands, h, w = shapes["gt"]
+    n, bands, h, _ = shapes["gt"]
     row = sum(4 * math.prod(shape[1:]) for shape in shapes.values())
     if row > (memory := _memory()):
         sizes = f"{row / 2**30:,.0f} GiB and this machine has {memory / 2**30:.0f}"
         raise KAError(f"{path}: one row takes {sizes} ({listed}); cut it into patches")
-    own_ratio = h // shapes["lr"][2]
-    fit = own_ratio > 0 and shapes["up"] == shapes["gt"] and shapes["lr"] == (n, bands, h / own_ratio, w / own_ratio)
-    if not fit or (shapes["msi"][0], *shapes["msi"][2:]) != (n, h, w):
+    if not _fit(shapes):
         raise KAError(f"{path}: the fields do not fit together ({listed}); write it again")
+    own_ratio = h // shapes["lr"][2]
     if own_ratio != ratio:
         raise KAError(f"{path}: holds ratio {own_ratio}, asked for {ratio}; set ratio={own_ratio} or give another file")
     return n, bands, shapes["msi"][1]
@@ -173,9 +276,16 @@ def made_with(degradation: Degradation) -> dict[str, Any]:
     return {"blur_size": degradation.blur_size, "blur_sigma": degradation.blur_sigma, "offset": degradation.start}
 
 
+def held_degradation(path: Path) -> dict[str, Any]:
+    """Blur and offset that a file says it was made with; nothing where it does not."""
+    attributes = read_header(path).attributes
+    held = {key: attributes[key] for key in ("blur_size", "blur_sigma", "offset") if key in attributes}
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in held.items()}
+
+
 def _check_degradation(path: Path, attributes: Mapping[str, Any], degradation: Degradation) -> None:
     """Where a file names its blur and offset, they are the ones asked for."""
     asked = made_with(degradation)
     held = {key: attributes.get(key, asked[key]) for key in asked}
     if other := [f"{key} {value}" for key, value in held.items() if np.ndim(value) or value != asked[key]]:
-        raise KAError(f"{path}: was made with {', '.join(other)}, not {asked}; ask for what it holds, or make another")
+        raise KAError(f"{path}: was made with {', '.join(other)}, not {asked}; leave these out, or make another file")

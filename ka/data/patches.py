@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -36,30 +37,41 @@ class Patches:
     stride: int = 32  # step between patches in pixels, a multiple of the ratio
 
     def __post_init__(self) -> None:
-        ratio, (h, w) = self.scene_set.ratio, self.scene_set[0].gt.shape[1:]
+        ratio = self.scene_set.ratio
         for name, value in (("size", self.size), ("stride", self.stride)):
             if not is_whole(value) or value <= 0 or value % ratio:
                 raise KAError(f"patch {name}: {value!r} is not a positive multiple of the ratio {ratio}; use one")
-        if self.size > min(h, w):
-            raise KAError(f"patch size: {self.size} does not fit the {h}×{w} scenes; use at most {min(h, w)}")
+        for scene in self.scene_set:
+            h, w = scene.gt.shape[1:]
+            if self.size > min(h, w):
+                fault = f"patch size: {self.size} does not fit the {h}×{w} pixels of {scene.name}"
+                raise KAError(f"{fault}; use at most {min(h, w) // ratio * ratio}")
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches of one scene, down and across."""
-        down, across = (max(1, -((self.size - n) // self.stride)) for n in self.scene_set[0].gt.shape[1:])
-        return down, across
+    @cached_property
+    def grids(self) -> Int[np.ndarray, "scenes 2"]:
+        """Patches of each scene, down and across."""
+        sizes = np.array([scene.gt.shape[1:] for scene in self.scene_set])
+        return np.maximum(1, -((self.size - sizes) // self.stride))
+
+    @cached_property
+    def ends(self) -> Int[np.ndarray, " scenes"]:
+        """How many patches there are up to the end of each scene."""
+        return self.grids.prod(axis=1).cumsum()
 
     def __len__(self) -> int:
-        down, across = self.grid
-        return len(self.scene_set) * down * across
+        return int(self.ends[-1])
+
+    def places(self, indices: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n 3"]:
+        """Scene, row and column (of its grid) of patches; an `IndexError` if there is no such patch."""
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"patches {indices.min()} to {indices.max()} of {len(self)}")
+        scene = np.searchsorted(self.ends, indices, side="right")
+        first = np.concatenate([[0], self.ends[:-1]])[scene]
+        return np.stack([scene, *np.divmod(indices - first, self.grids[scene, 1])], axis=-1)
 
     def __getitem__(self, index: int) -> Scene:
-        if not 0 <= index < len(self):
-            raise IndexError(f"patch {index} of {len(self)}")
-        down, across = self.grid
-        scene, place = divmod(int(index), down * across)
-        row, col = (self.stride * step for step in divmod(place, across))
-        return self.scene_set[scene].crop(row, col, self.size, self.size)
+        scene, row, col = (int(place) for place in self.places(np.asarray(index)))
+        return self.scene_set[scene].crop(row * self.stride, col * self.stride, self.size, self.size)
 
     def batch(self, indices: Sequence[int], seed: Seed = None) -> dict[str, Float[Tensor, "b c h w"]]:
         """Stack patches as float32 tensors under the keys gt, up, lr and msi.
@@ -82,14 +94,13 @@ class Patches:
     @property
     def nbytes(self) -> int:
         """Bytes that the arrays of all scenes take in float32: what `to` needs."""
-        scene = self.scene_set[0]
-        return 4 * len(self.scene_set) * sum(math.prod(getattr(scene, key).shape) for key in ARRAYS)
+        return 4 * sum(math.prod(getattr(scene, key).shape) for scene in self.scene_set for key in ARRAYS)
 
     def to(self, device: torch.device) -> "DevicePatches":
         """The same patches, cut on a device: the arrays of all scenes (`nbytes`) are read and moved there now."""
-        n, ratio, first = len(self.scene_set), self.scene_set.ratio, self.scene_set[0]
-        sharp, low = (_Stack.empty(n, first, keys, self.size // r, device) for keys, r in ((SHARP, 1), (LOW, ratio)))
-        for i, scene in enumerate(self.scene_set):
+        ratio, scenes = self.scene_set.ratio, list(self.scene_set)
+        sharp, low = (_Stack.empty(scenes, keys, self.size // r, device) for keys, r in ((SHARP, 1), (LOW, ratio)))
+        for i, scene in enumerate(scenes):
             loaded = scene.load()
             sharp.put(i, loaded)
             low.put(i, loaded)
@@ -98,30 +109,40 @@ class Patches:
 
 @dataclass(frozen=True, eq=False)
 class _Stack:
-    """Arrays of one resolution of all scenes, on a device."""
+    """Arrays of one resolution of all scenes, on a device; the pixels of one scene after those of another."""
 
-    values: Float[Tensor, "scenes channels h*w"]  # the arrays of a scene along `channels`
+    values: Float[Tensor, "channels pixels"]  # the arrays of a scene along `channels`
     channels: Mapping[str, int]  # how many of each array
-    width: int  # w
-    pixels: Int[Tensor, "turns size size"]  # of a scene's first patch, in each of the eight symmetries
+    starts: Int[Tensor, " scenes"]  # first pixel of each scene
+    widths: Int[Tensor, " scenes"]
+    offsets: Int[Tensor, "turns size size 2"]  # row and column of a patch's pixels in each of the eight symmetries
 
     @classmethod
-    def empty(cls, n: int, like: Scene, keys: Sequence[str], size: int, device: torch.device) -> "_Stack":
-        (h, w), channels = getattr(like, keys[0]).shape[1:], {key: getattr(like, key).shape[0] for key in keys}
-        values = torch.empty((n, sum(channels.values()), h * w), dtype=torch.float32, device=device)
-        corner = np.arange(h * w).reshape(1, h, w)[:, :size, :size]
-        pixels = torch.from_numpy(np.concatenate([_turn(corner, turn) for turn in range(8)])).to(device)
-        return cls(values, channels, w, pixels)
+    def empty(cls, scenes: Sequence[Scene], keys: Sequence[str], size: int, device: torch.device) -> "_Stack":
+        channels = {key: getattr(scenes[0], key).shape[0] for key in keys}
+        sides = np.array([getattr(scene, keys[0]).shape[1:] for scene in scenes])
+        ends = sides.prod(axis=1).cumsum()
+        values = torch.empty((sum(channels.values()), int(ends[-1])), dtype=torch.float32, device=device)
+        corner = np.indices((size, size))
+        turned = np.stack([_turn(corner, turn) for turn in range(8)])
+        starts, widths, offsets = (
+            torch.from_numpy(np.ascontiguousarray(x)).to(device)
+            for x in (np.concatenate([[0], ends[:-1]]), sides[:, 1], np.moveaxis(turned, 1, -1))
+        )
+        return cls(values, channels, starts, widths, offsets)
 
     def put(self, i: int, scene: Scene) -> None:
-        self.values[i] = torch.from_numpy(np.concatenate([getattr(scene, key) for key in self.channels])).flatten(1)
+        arrays = np.concatenate([getattr(scene, key) for key in self.channels])
+        start = int(self.starts[i])
+        self.values[:, start : start + arrays[0].size] = torch.from_numpy(arrays).flatten(1)
 
     def cut(self, planned: Int[Tensor, "b 4"], step: int) -> dict[str, Float[Tensor, "b c h w"]]:
         """Patches `step` pixels apart; their cut, flip or rotation and stacking are one gather of pixels."""
         scene, row, col, turn = planned.unbind(-1)
-        channel = torch.arange(self.values.shape[1], device=self.values.device)
-        pixel = step * (row * self.width + col)[:, None, None] + self.pixels[turn]
-        batch = self.values[scene[:, None, None, None], channel[:, None, None], pixel[:, None]]
+        width, offset = self.widths[scene][:, None, None], self.offsets[turn]
+        rows, columns = step * row[:, None, None] + offset[..., 0], step * col[:, None, None] + offset[..., 1]
+        pixel = self.starts[scene][:, None, None] + rows * width + columns
+        batch = self.values[:, pixel].transpose(0, 1)
         return dict(zip(self.channels, batch.split(list(self.channels.values()), dim=1), strict=True))
 
 
@@ -138,14 +159,9 @@ class DevicePatches:
 
     def plan(self, draws: Sequence[Draw]) -> Int[Tensor, "draws b 4"]:
         """Scene, row and column of the grid, and symmetry of every patch, on the device; draws are of equal length."""
-        down, across = self.patches.grid
-        indices = np.array([indices for indices, _ in draws], dtype=np.int64)
-        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
-            raise IndexError(f"patches {indices.min()} to {indices.max()} of {len(self)}")
-        scene, place = np.divmod(indices, down * across)
+        places = self.patches.places(np.array([indices for indices, _ in draws], dtype=np.int64))
         turns = np.stack([_turns(len(indices), seed) for indices, seed in draws])
-        plan = np.stack([scene, *np.divmod(place, across), turns], axis=-1)
-        return torch.from_numpy(plan).to(self.sharp.values.device)
+        return torch.from_numpy(np.concatenate([places, turns[..., None]], axis=-1)).to(self.sharp.values.device)
 
     def cut(self, planned: Int[Tensor, "b 4"]) -> dict[str, Float[Tensor, "b c h w"]]:
         """A batch of a plan, under the keys gt, up, msi and lr; nothing waits for the device."""

@@ -127,8 +127,10 @@ class SceneSet:
         return (self[i] for i in range(len(self)))
 
 
-def check_values(values: np.ndarray, where: str, low: float = 0.0, high: float = 1.0) -> None:
-    """Hold data to [low, high], with a tolerance of 1e-6.
+def check_values(
+    values: np.ndarray, where: str, low: float = 0.0, high: float = 1.0, cure: str = "divide by {}"
+) -> None:
+    """Hold data to [low, high], with a tolerance of 1e-6; `cure` names a divisor that would do.
 
     Raises:
         KAError: NaN, or a value outside; `where` begins the message.
@@ -137,9 +139,9 @@ def check_values(values: np.ndarray, where: str, low: float = 0.0, high: float =
     if not np.isfinite(least + most):
         raise KAError(f"{where}: {'NaN' if np.isnan(least) else 'infinity'} in data; mend or leave out this scene")
     if least < low - 1e-6 or most > high + 1e-6:
-        divisor = next((d for d in (255, 1023, 4095, 10000, 65535) if most <= d * high), 65535)
-        cure = f"divide by {divisor}" if most > 2 * high else "scale it to [0, 1]"
-        raise KAError(f"{where}: data not in [{low:g}, {high:g}] (found {least:g} to {most:g}); {cure}")
+        divisor = next((d for d in (255, 1023, 2047, 4095, 10000, 65535) if most <= d * high), 65535)
+        mend = cure.format(divisor) if most > 2 * high else "scale it to [0, 1]"
+        raise KAError(f"{where}: data not in [{low:g}, {high:g}] (found {least:g} to {most:g}); {mend}")
 
 
 def choose(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> list[str]:

@@ -13,7 +13,7 @@ from ka.errors import KAError
 ORDERS = ("h w c", "c h w", "w h c", "c w h")
 """Orders of axes that an array may have: c are bands or channels."""
 
-DIVISORS = (1, 255, 1023, 4095, 10000, 65535)
+DIVISORS = (1, 255, 1023, 2047, 4095, 10000, 65535)
 """What images are usually scaled to; data are divided by the first of them that is not below their maximum."""
 
 
@@ -40,7 +40,7 @@ class Image:
 class Stored:
     """An array as it lies in a file or in memory, before its axes are found."""
 
-    array: Shaped[np.ndarray, "..."]
+    array: Shaped[np.ndarray, "*axes"]
     where: str  # begins the messages
     order: str | None = None  # of its axes, if the format fixes it
     likely: str | None = None  # the usual order of the format; decides nothing, but is proposed
@@ -131,7 +131,7 @@ def _largest(image: Image) -> float:
     return high
 
 
-def scaled(values: Shaped[np.ndarray, "..."], by: float) -> Float[np.ndarray, "..."]:
+def scaled(values: Shaped[np.ndarray, "*axes"], by: float) -> Float[np.ndarray, "*axes"]:
     """As float32, divided by `by`, with what is a little below 0 or above 1 set to it."""
     unit = np.asarray(values, dtype=np.float32)
     return np.clip(unit if by == 1 else unit / np.float32(by), 0, 1)

@@ -1,7 +1,7 @@
 """Reading of image files: which variable, which axes, which wavelengths."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,11 @@ from ka.images.image import Image, Place, Stored
 WAVELENGTHS = ("wavelengths", "wavelength", "wl", "lambda", "bands_nm", "wavelength_nm")
 """Names under which files hold the wavelengths of their bands."""
 
-RASTERS = (".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".png", ".jpg", ".jpeg", ".bmp")
+RASTERS = (".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw",
+           ".png", ".jpg", ".jpeg", ".bmp")  # fmt: skip
+ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".he5", ".nc", *RASTERS[:-4])
+"""Endings of files that may hold a cube."""
+
 _DATA = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin")  # of an ENVI file, beside its header
 
 
@@ -24,7 +28,7 @@ _DATA = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin")  # of an EN
 class _File:
     """The arrays of a file by name, as they lie in it; the rest as in `Stored`."""
 
-    arrays: Mapping[str, Shaped[np.ndarray, "..."]]
+    arrays: Mapping[str, Shaped[np.ndarray, "*axes"]]
     order: str | None = None
     likely: str | None = None
     wavelengths: Float[np.ndarray, " bands"] | None = None
@@ -48,13 +52,26 @@ def read_image(path: str | Path, key: str | None = None, axes: str | None = None
 def read_stored(path: str | Path, key: str | None = None) -> Stored:
     """As `read_image`, with the axes as they are."""
     path = Path(path).expanduser()
+    file = _open(path)
+    name, array = _choose(file.arrays, key, path)
+    where = f"{path}: {name}" if name else str(path)
+    return Stored(array, where, file.order, file.likely, file.wavelengths, file.place)
+
+
+def read_arrays(path: Path) -> tuple[Mapping[str, Shaped[np.ndarray, "*axes"]], Float[np.ndarray, " bands"] | None]:
+    """All arrays of a file by name, and the wavelengths (nm) that it holds; errors as `read_image`."""
+    file = _open(path)
+    return file.arrays, file.wavelengths
+
+
+def _open(path: Path) -> _File:
     if not path.exists() or path.is_dir():
         raise KAError(f"{path}: no such file; give one of .mat, .npy, .npz, .h5, .hdr (ENVI), .tif or .png")
     reader = _reader(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            file = reader(path)
+            return reader(path)
     except KAError:
         raise
     except PermissionError as error:
@@ -64,18 +81,15 @@ def read_stored(path: str | Path, key: str | None = None) -> Stored:
         raise KAError(
             f"{path}: cannot be read, cut short or not what its name says ({reason}); copy it again"
         ) from error
-    name, array = _choose(file.arrays, key, path)
-    where = f"{path}: {name}" if name else str(path)
-    return Stored(array, where, file.order, file.likely, file.wavelengths, file.place)
 
 
-def _reader(path: Path) -> Any:
+def _reader(path: Path) -> Callable[[Path], _File]:
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
         return _numpy
     if suffix == ".mat":
         return _hdf5 if h5py.is_hdf5(path) else _matlab
-    if suffix in (".h5", ".hdf5", ".hdf", ".he5", ".nc"):
+    if suffix in (".h5", ".hdf5", ".he5", ".nc"):
         return _hdf5
     if suffix in RASTERS or path.with_name(path.name + ".hdr").exists() or path.with_suffix(".hdr").exists():
         return _raster
@@ -83,7 +97,7 @@ def _reader(path: Path) -> Any:
                   ".npy, .npz, .h5, .hdr (ENVI), .tif or .png")  # fmt: skip
 
 
-def _choose(arrays: Mapping[str, Any], key: str | None, path: Path) -> tuple[str, Shaped[np.ndarray, "..."]]:
+def _choose(arrays: Mapping[str, Any], key: str | None, path: Path) -> tuple[str, Shaped[np.ndarray, "*axes"]]:
     """The array `key`, or the only image among them."""
     if key is not None:
         if key not in arrays:
@@ -113,7 +127,7 @@ def _matlab(path: Path) -> _File:
 
 def _hdf5(path: Path) -> _File:
     """Datasets at any depth. MATLAB (v7.3) writes its axes in the reverse order, and says so by an attribute."""
-    arrays: dict[str, Shaped[np.ndarray, ...]] = {}
+    arrays: dict[str, Shaped[np.ndarray, "*axes"]] = {}
     with h5py.File(path, "r") as file:
         matlab: list[bool] = []
 
@@ -127,7 +141,7 @@ def _hdf5(path: Path) -> _File:
     return replace(_named(arrays), likely="h w c" if any(matlab) else "c h w")
 
 
-def _named(values: Mapping[str, Shaped[np.ndarray, "..."]]) -> _File:
+def _named(values: Mapping[str, Shaped[np.ndarray, "*axes"]]) -> _File:
     """Arrays by name, with the one of them taken out that tells the wavelengths."""
     images = {name: value for name, value in values.items() if value.dtype.kind in "fiu"}
     for name in list(images):

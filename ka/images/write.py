@@ -47,7 +47,7 @@ def write_image(path: str | Path, image: Image) -> Path:
     return path
 
 
-def _arrays(path: Path, image: Image) -> dict[str, Shaped[np.ndarray, "..."]]:
+def _arrays(path: Path, image: Image) -> dict[str, Shaped[np.ndarray, "*axes"]]:
     values = np.ascontiguousarray(rearrange(image.values, f"c h w -> {written_order(path, image)}"))
     return {NAME: values} if image.wavelengths is None else {NAME: values, "wavelengths": image.wavelengths}
 

@@ -29,6 +29,19 @@ class Config:
     dataset: str = "indian_pines"  # one of `ka.data.DATASETS`
     data_root: str | None = None  # folder or file of cave and h5
     ratio: Annotated[int, Meta(ge=2, le=32)] = 4  # between HR-MSI and LR-HSI
+    # The Gaussian blur of the LR-HSI and the first pixel kept (`ka.Degradation`). None: as prepared files say, else 3×3
+    # of σ 0.5, and half the ratio.
+    blur_size: Annotated[int, Meta(ge=1, le=99)] | None = None
+    blur_sigma: Annotated[float, Meta(gt=0, le=100)] | None = None
+    offset: Annotated[int, Meta(ge=0, le=31)] | None = None
+    srf: str | None = None  # the response that makes the HR-MSI: a built-in sensor or a file (docs/data.md)
+    # How own files are read and split (`ka.data.own.files.Reading`): what does not show in them.
+    key: str | None = None
+    axes: str | None = None
+    max: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    wavelengths: str | None = None
+    val_share: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    test_share: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     start: Start = "bicubic"  # the image that the network adds to (`ka.methods`): the study's, or a closed form
     radius: Annotated[int, Meta(ge=1, le=64)] = 4  # of local injection's windows, in low-resolution pixels
     ridge: Annotated[float, Meta(ge=1e-12, le=1e6)] = 1e-5  # of local injection's regression
@@ -37,6 +50,8 @@ class Config:
     # network is trained through the first, which works on patches.
     consistency: Consistency = "none"
     train_scenes: str | None = None  # train on these alone, comma-separated; None for all of the split
+    val_scenes: str | None = None  # validate on these, of CAVE or own files …
+    test_scenes: str | None = None  # … and test on these; None for the usual ones, or a share
     dim: Annotated[int, Meta(ge=8, le=4096)] = 24  # embedding width, a multiple of 8
     patch: Annotated[int, Meta(ge=8, le=4096)] = 16  # side of a training patch, in pixels of the ground truth
     margin: Annotated[int, Meta(ge=0, le=2047)] = 0  # pixels at a patch's border that the loss leaves out
@@ -81,9 +96,11 @@ class Config:
         if self.dataset not in DATASETS:
             raise unknown("dataset", self.dataset, DATASETS)
         if self.dataset != "indian_pines" and self.data_root is None:
-            raise KAError(f"dataset={self.dataset!r} needs data_root, the folder (or HDF5 file) that holds it")
+            raise KAError(f"dataset={self.dataset!r} needs data_root, the folder (or file) that holds it")
         if self.dataset == "indian_pines" and self.data_root is not None:
-            raise KAError("data_root is given, but the embedded scene needs none; add dataset='cave' (or 'h5')")
+            raise KAError(
+                "data_root is given, but the embedded scene needs none; add dataset='cave', 'h5' or 'files'"
+            )
         if (self.iterations is None) == (self.epochs is None):
             raise KAError("a run is so many iterations or so many epochs long; give one of the two, not both")
         if self.dim % 8:

@@ -1,7 +1,7 @@
 """The scenes of a run: training patches, validation scenes, test scenes."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from ka import data
 from ka.data import Degradation, Patches, Scene, SceneSet
+from ka.data.h5 import file_of, held_degradation
+from ka.data.own.files import Reading
 from ka.errors import KAError
 from ka.methods import Method
 from ka.methods.consistency import Consistency
@@ -85,22 +87,35 @@ def load_data(config: Config) -> Data:
         KAError: missing or broken data; patches that do not fit; a batch larger than the training set; a consistency
             without a known response.
     """
-    degradation = Degradation(config.ratio)
     root, hold_out = config.data_root, config.hold_out
     if config.dataset == "h5" and root is not None and Path(root).is_file():
         cure = "give the folder that holds train_cave(with_up)x4.h5, validation_… and test_…"
         raise KAError(f"data_root={root} is one file, and a run trains, validates and tests on different ones; {cure}")
+    degradation, reading = simulation(config), Reading(**{f.name: getattr(config, f.name) for f in fields(Reading)})
+
+    def part(split: str, names: list[str] | None = None) -> SceneSet:
+        given = {"scenes": names, "hold_out_val": hold_out, "reading": reading}
+        return data.load(config.dataset, split, root, degradation, **given)  # type: ignore[arg-type]
+
     names = [name.strip() for name in (config.train_scenes or "").split(",") if name.strip()]
-    train = data.load(config.dataset, "train", root, degradation, scenes=names or None, hold_out_val=hold_out)
+    train = part("train", names or None)
     patches = len(Patches(train, config.patch, config.stride))
     if config.batch > patches:
         raise KAError(f"batch={config.batch} is more than the {patches} training patches; choose a smaller one")
-    held_out = (
-        data.load(config.dataset, "val", root, degradation) if hold_out else replace(train, split="val", scenes=[])
-    )
-    scenes = Data(config, train, held_out, data.load(config.dataset, "test", root, degradation))
+    held_out = part("val") if hold_out else replace(train, split="val", scenes=[])
+    scenes = Data(config, train, held_out, part("test"))
     _ = scenes.consistency  # refused now, not after the scenes were read
     return scenes
+
+
+def simulation(config: Config) -> Degradation:
+    """How a run's LR-HSI come from the truth: as its configuration says, else as prepared files do."""
+    given = {name: getattr(config, name) for name in ("blur_size", "blur_sigma", "offset")}
+    asked = {name: value for name, value in given.items() if value is not None}
+    held = {}
+    if config.dataset == "h5" and config.data_root is not None:
+        held = held_degradation(file_of("train", Path(config.data_root).expanduser(), config.ratio))
+    return Degradation(config.ratio, **(held | asked))
 
 
 def data_at(config: Config, root: str | Path) -> Data:

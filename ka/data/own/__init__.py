@@ -1,0 +1,1 @@
+"""Own data: cubes in the formats of the field, known data sets, and the responses of sensors."""

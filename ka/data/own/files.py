@@ -1,0 +1,233 @@
+"""Own scenes: cubes in the field's formats, of any size, split by name, by fraction, or cut into parts."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ka.data.own.responses import Response, response
+from ka.data.scenes import Scene, SceneSet, choose, display_bands, observe
+from ka.data.simulate import Degradation
+from ka.errors import KAError
+from ka.images import ENDINGS, divisor, in_nm, read_image, scaled
+
+log = logging.getLogger("ka")
+
+SMALLEST = 16  # pixels: a part below it has no room for the windows of metrics
+FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+Box = tuple[int, int, int, int]  # first and end row, first and end column
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How own files are read and split; None is found, and said where it is a guess."""
+
+    key: str | None = None  # the variable that holds the cube
+    axes: str | None = None  # order of its axes, "h w c" or "c h w" (c: bands)
+    max: float | None = None  # what stands for full reflectance
+    wavelengths: str | None = None  # of the bands in nm: first and last, or all, comma-separated; None: as files say
+    srf: str | None = None  # the response that makes the HR-MSI: a built-in sensor or a file (`ka.data.own.responses`)
+    val_scenes: str | None = None  # names of validation scenes, comma-separated …
+    test_scenes: str | None = None  # … and of test scenes; None: by share
+    val_share: float = 0.1  # part of the scenes (of one scene: of its longer side) that validates …
+    test_share: float = 0.2  # … and that tests
+
+    def __post_init__(self) -> None:
+        if not (self.val_share > 0 and self.test_share > 0 and self.val_share + self.test_share < 1):
+            raise KAError(
+                f"val_share={self.val_share} and test_share={self.test_share} leave nothing to train on or measure; "
+                "give parts above 0 that add up to less than 1"
+            )
+
+
+@dataclass(frozen=True)
+class FileScenes(Sequence[Scene]):
+    """Scenes, or parts of them, read and simulated when first asked for, then kept."""
+
+    parts: Mapping[str, tuple[Path, Box | None]]
+    survey: "Survey"
+    srf: Float[np.ndarray, "channels bands"]
+    degradation: Degradation
+    kept: dict[str, Scene] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        name = list(self.parts)[index]
+        if name not in self.kept:
+            path, box = self.parts[name]
+            gt = self.survey.read(path)
+            if box is not None:
+                gt = gt[:, box[0] : box[1], box[2] : box[3]]
+            h, w = (n // self.degradation.ratio * self.degradation.ratio for n in gt.shape[1:])
+            self.kept[name] = observe(name, np.ascontiguousarray(gt[:, :h, :w]), self.srf, self.degradation)
+        return self.kept[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What all scenes of a set share, found in the first of them."""
+
+    reading: Reading
+    first: Path
+    n_bands: int
+    divisor: float
+    wavelengths: Float[np.ndarray, " bands"] | None
+    size: tuple[int, int]  # of the first scene
+
+    def read(self, path: Path) -> Float[np.ndarray, "bands h w"]:
+        """The cube of a file in [0, 1]; a `KAError` if it is not like the first one."""
+        image = read_image(path, self.reading.key, self.reading.axes)
+        if len(image.values) != self.n_bands:
+            raise KAError(f"{path}: {len(image.values)} bands, {self.first.name} has {self.n_bands}; leave one out")
+        if divisor([image], None) > self.divisor * 1.05 and self.reading.max is None:
+            raise KAError(
+                f"{path}: values up to {float(image.values.max()):g}, and {self.first.name} lets suppose that "
+                f"{self.divisor:g} is full reflectance; say what is (max=…)"
+            )
+        divisor([image], self.divisor)
+        return scaled(image.values, self.divisor)
+
+
+def load_files(
+    split: str, root: str | Path, degradation: Degradation, scenes: Sequence[str] | None, hold_out_val: bool,
+    reading: Reading, name: str = "files",
+) -> SceneSet:  # fmt: skip
+    """One split of the cubes in a folder or a file; see `ka.data.load`."""
+    files = find_files(root)
+    survey = _survey(tuple(files.items()), reading)
+    parts = _split(files, survey, degradation.ratio)
+    if not hold_out_val and split == "train":
+        parts["train"] |= {name: part for name, part in parts["val"].items() if name not in parts["train"]}
+    if not parts[split]:
+        raise KAError(f"{root}: no scene is left for {split}; give more scenes, or name them (val_scenes, test_scenes)")
+    chosen = choose(list(parts[split]), scenes, f"{root}'s {split} split")
+    seen = _response(reading, survey)
+    held = FileScenes({name: parts[split][name] for name in chosen}, survey, seen.srf, degradation)
+    display = display_bands(survey.wavelengths, survey.n_bands)
+    return SceneSet(name, split, degradation, survey.wavelengths, display, seen.names, held, seen.srf)
+
+
+def find_files(root: str | Path) -> dict[str, Path]:
+    """Image files by scene name: of a folder (with its folders train, val, test), one file, or several by commas.
+
+    Raises:
+        KAError: nothing there, or two scenes of one name.
+    """
+    path = Path(root).expanduser()
+    if path.is_dir():
+        folders = [path, *(path / name for names in FOLDERS.values() for name in names if (path / name).is_dir())]
+        listed = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+        paths = [file for file in listed if _is_image(file)]
+    else:
+        paths = [path] if path.exists() else [Path(part.strip()).expanduser() for part in str(root).split(",")]
+        if lost := [file for file in paths if not file.is_file()]:
+            raise KAError(f"{lost[0]}: no such file or folder; give a folder of cubes, or files separated by commas")
+    files: dict[str, Path] = {}
+    for file in paths:
+        if file.stem in files:
+            raise KAError(f"{files[file.stem]} and {file} are two scenes of one name; rename or remove one")
+        files[file.stem] = file
+    if not files:
+        raise KAError(f"{root}: no image there; give a folder of {', '.join(ENDINGS)} files")
+    return files
+
+
+def _is_image(path: Path) -> bool:
+    header = path.suffix.lower() != ".hdr" and (path.with_suffix(".hdr").exists() or Path(f"{path}.hdr").exists())
+    return not path.name.startswith(".") and path.suffix.lower() in ENDINGS and not header
+
+
+@lru_cache(maxsize=8)
+def _survey(files: tuple[tuple[str, Path], ...], reading: Reading) -> Survey:
+    first = files[0][1]
+    image = read_image(first, reading.key, reading.axes)
+    by = divisor([image], reading.max)
+    if by != 1 and reading.max is None:
+        log.warning("%s: values are divided by %g; give max=… if that is not full reflectance", first.name, by)
+    bands, h, w = image.values.shape
+    nm = image.wavelengths if reading.wavelengths is None else given_wavelengths(reading.wavelengths, bands)
+    return Survey(reading, first, bands, by, nm, (h, w))
+
+
+def given_wavelengths(given: str, n: int) -> Float[np.ndarray, " bands"]:
+    """What `Reading.wavelengths` says of `n` bands, in nm; a `KAError` if it is not that."""
+    try:
+        values = np.array([float(text) for text in given.split(",")])
+    except ValueError:
+        values = np.empty(0)
+    nm = in_nm(np.linspace(values[0], values[1], n) if len(values) == 2 else values)
+    if nm is None or len(nm) != n:
+        raise KAError(f"wavelengths={given!r} are not those of {n} bands; give first and last in nm, '430,860', or all")
+    return nm
+
+
+def _response(reading: Reading, survey: Survey) -> Response:
+    return response(reading.srf, survey.wavelengths, survey.n_bands)
+
+
+def _split(files: Mapping[str, Path], survey: Survey, ratio: int) -> dict[str, dict[str, tuple[Path, Box | None]]]:
+    """The parts of each split: as folders say, by names, by share, or cut out of one or two scenes."""
+    reading = survey.reading
+    whole: dict[str, tuple[Path, Box | None]] = {name: (path, None) for name, path in files.items()}
+    by_folder = {split: {name: whole[name] for name, path in files.items() if path.parent.name.lower() in names}
+                 for split, names in FOLDERS.items()}  # fmt: skip
+    if by_folder["train"] and by_folder["test"]:
+        return by_folder
+    names = {split: _named(getattr(reading, f"{split}_scenes"), files) for split in ("val", "test")}
+    if names["test"]:
+        if both := set(names["val"]) & set(names["test"]):
+            raise KAError(f"{min(both)} is to validate and to test; choose one of them")
+        rest = [name for name in files if name not in names["val"] + names["test"]]
+        if not names["val"] and len(rest) > 1:
+            names["val"] = _some(rest, reading.val_share)
+        chosen = {"train": [name for name in rest if name not in names["val"]], **names}
+        return {split: {name: whole[name] for name in chosen[split]} for split in FOLDERS}
+    if len(files) >= 3:
+        test = _some(list(files), reading.test_share)
+        rest = [name for name in files if name not in test]
+        val = names["val"] or _some(rest, reading.val_share)
+        chosen = {"train": [name for name in rest if name not in val], "val": val, "test": test}
+        return {split: {name: whole[name] for name in chosen[split]} for split in FOLDERS}
+    return _cut(files, survey, ratio)
+
+
+def _named(text: str | None, files: Mapping[str, Path]) -> list[str]:
+    return choose(list(files), [name.strip() for name in text.split(",")], "the folder") if text else []
+
+
+def _some(names: Sequence[str], share: float) -> list[str]:
+    """A share of the names, at least one, the same wherever they lie: those whose digests are smallest."""
+    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return sorted(ordered[: max(1, round(share * len(names)))])
+
+
+def _cut(files: Mapping[str, Path], survey: Survey, ratio: int) -> dict[str, dict[str, tuple[Path, Box | None]]]:
+    """Each scene in three along its longer side: train, val, test. They share no pixel; each is simulated alone."""
+    parts: dict[str, dict[str, tuple[Path, Box | None]]] = {split: {} for split in FOLDERS}
+    for name, path in files.items():
+        h, w = survey.size if path == survey.first else survey.read(path).shape[1:]
+        sides = _sides(max(h, w), survey.reading, ratio)
+        for split, (start, end) in sides.items():
+            box = (start, end, 0, w) if h >= w else (0, h, start, end)
+            if min(box[1] - box[0], box[3] - box[2]) < SMALLEST:
+                raise KAError(f"{path}: {h}×{w} pixels are too few to be cut into three parts of {SMALLEST} and more; "
+                              "give more scenes, or other shares")  # fmt: skip
+            parts[split][f"{name}_{split}"] = (path, box)
+    return parts
+
+
+def _sides(n: int, reading: Reading, ratio: int) -> Mapping[str, tuple[int, int]]:
+    def down(x: float) -> int:
+        return int(x) // ratio * ratio
+
+    first = down(n * (1 - reading.val_share - reading.test_share))
+    second = first + max(down(n * reading.val_share), -(-SMALLEST // ratio) * ratio)
+    return {"train": (0, first), "val": (first, second), "test": (second, down(n))}
