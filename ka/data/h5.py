@@ -27,7 +27,7 @@ from ka.errors import KAError
 
 FIELDS = {"gt": "GT", "up": "HSI_up", "lr": "LRHSI", "msi": "RGB"}  # a scene's arrays, and their names in the files
 ALSO = {"gt": ("gt",), "up": ("lms",), "lr": ("ms", "lrms", "LR"), "msi": ("MSI", "HRMSI", "pan", "rgb")}  # elsewhere
-ORDERS = ("n c h w", "n h w c", "w h c n", "h w c n")
+ORDERS = ("n c h w", "n h w c", "w h c n", "c w h n")
 """Orders of axes in such files: published, as TensorFlow has them, and as MATLAB writes the first two."""
 
 HARVARD_WAVELENGTHS = np.arange(420.0, 721.0, 10.0)
@@ -169,9 +169,7 @@ def file_of(split: str, root: Path, ratio: int) -> Path:
         return (exact or paths)[0]
     if paths:
         listed = ", ".join(path.name for path in paths)
-        raise KAError(
-            f"{root}: {listed} could each be the file to {split} with; give each data set a folder of its own"
-        )
+        raise KAError(f"{root}: {listed} could each be the {split} file; give each data set a folder of its own")
     listed = ", ".join(path.name for path in there) or "none"
     word = {"val": "validation"}.get(split, split)
     cure = ", or train with hold_out=False" if split == "val" else ""

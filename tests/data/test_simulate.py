@@ -244,19 +244,19 @@ class TestPatches:
         one = np.broadcast_to(np.float32(0), (1, 512, 512))
         scene = Scene("x", one, one[:, :128, :128], one, one)
         patches = Patches(SceneSet("cave", "train", Degradation(), None, (0, 0, 0), ("R",), [scene] * 20))
-        assert patches.grid == (14, 14)
+        assert patches.grids.tolist() == [[14, 14]] * 20
         assert len(patches) == 3920
 
     @pytest.mark.parametrize(("size", "grid"), [(16, (4, 6)), (32, (2, 4)), (48, (1, 2))])
     def test_grid(self, size, grid):
         patches = Patches(scene_set((48, 64), bands=31), size, 8)
-        assert patches.grid == grid
+        assert patches.grids.tolist() == [list(grid)]
         assert len(list(patches)) == len(patches) == grid[0] * grid[1]
 
     def test_are_crops_in_order(self):
         scenes = scene_set((24, 32), (24, 32))
         patches = Patches(scenes, 16, 4)
-        assert patches.grid == (2, 4)
+        assert patches.grids.tolist() == [[2, 4]] * 2
         expected = scenes[1].crop(4, 8, 16, 16)
         for key in ARRAYS:
             np.testing.assert_array_equal(getattr(patches[8 + 4 + 2], key), getattr(expected, key))
@@ -275,7 +275,7 @@ class TestPatches:
             (0, 8, "patch size: 0 is not"),
             (16, 6, "patch stride: 6 is not a positive multiple of the ratio 4"),
             (16, 0, "patch stride: 0 is not"),
-            (40, 8, "patch size: 40 does not fit the 32×64 scenes; use at most 32"),
+            (40, 8, "patch size: 40 does not fit the 32×64 pixels of s0; use at most 32"),
         ],
     )
     def test_refuses(self, size, stride, says):
@@ -325,10 +325,19 @@ class TestDevicePatches:
 
     def test_batches_are_those_of_the_host(self):
         patches = Patches(scene_set((24, 40), (24, 40), (24, 40)), 16, 4)
-        assert patches.grid == (2, 6)
+        self.same(patches)
+
+    def test_scenes_of_different_sizes(self):
+        patches = Patches(scene_set((32, 16), (24, 40), (16, 68)), 16, 4)
+        assert patches.grids.tolist() == [[4, 1], [2, 6], [1, 13]]
+        self.same(Patches(scene_set((40, 16), (24, 40), (16, 72)), 16, 4), 6 + 12 + 14)
+
+    def same(self, patches, count=36):
+        assert len(patches) == count
         held = patches.to(torch.device("cpu"))
-        draws = [(range(start, start + 18), seed) for start in (0, 18) for seed in (None, 1, (7, 2))]
-        assert {*range(36)} == {i for indices, _ in draws for i in indices}
+        half = count // 2
+        draws = [(range(start, start + half), seed) for start in (0, half) for seed in (None, 1, (7, 2))]
+        assert {*range(count)} == {i for indices, _ in draws for i in indices}
         turns = {tuple(row) for row in held.plan(draws)[:, :, 3].tolist()}
         assert {turn for row in turns for turn in row} == set(range(8))
         for host, device in zip(patches.batches(draws), held.batches(draws), strict=True):

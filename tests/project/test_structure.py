@@ -85,7 +85,19 @@ def test_imports_run_one_way() -> None:
 
 def test_ka_imports_what_it_says() -> None:
     """Nothing of Jupyter, nothing of the workbook: what `pip install .` brings is enough."""
-    allowed = {"torch", "numpy", "einops", "jaxtyping", "safetensors", "h5py", "PIL", "tensorly", "scipy", "rasterio", "ka"}
+    allowed = {
+        "torch",
+        "numpy",
+        "einops",
+        "jaxtyping",
+        "safetensors",
+        "h5py",
+        "PIL",
+        "tensorly",
+        "scipy",
+        "rasterio",
+        "ka",
+    }
     for path in (ROOT / "ka").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

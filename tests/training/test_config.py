@@ -76,7 +76,7 @@ def test_every_number_has_its_range() -> None:
         for value in (limits.ge - 1, limits.le + 1):
             with pytest.raises(KAError, match=f"{name}={value} is out of range"):
                 Config(**{name: value} | length)
-    assert ranges == 24
+    assert ranges == 30
 
 
 def test_a_misspelt_preset() -> None:

@@ -32,16 +32,16 @@ class Config:
     # The Gaussian blur of the LR-HSI and the first pixel kept (`ka.Degradation`). None: as prepared files say, else 3×3
     # of σ 0.5, and half the ratio.
     blur_size: Annotated[int, Meta(ge=1, le=99)] | None = None
-    blur_sigma: Annotated[float, Meta(gt=0, le=100)] | None = None
+    blur_sigma: Annotated[float, Meta(ge=1e-3, le=100)] | None = None
     offset: Annotated[int, Meta(ge=0, le=31)] | None = None
     srf: str | None = None  # the response that makes the HR-MSI: a built-in sensor or a file (docs/data.md)
     # How own files are read and split (`ka.data.own.files.Reading`): what does not show in them.
     key: str | None = None
     axes: str | None = None
-    max: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    max: Annotated[float, Meta(ge=1e-9, le=1e12)] | None = None
     wavelengths: str | None = None
-    val_share: Annotated[float, Meta(gt=0, lt=1)] = 0.1
-    test_share: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    val_share: Annotated[float, Meta(ge=0.01, le=0.9)] = 0.1
+    test_share: Annotated[float, Meta(ge=0.01, le=0.9)] = 0.2
     start: Start = "bicubic"  # the image that the network adds to (`ka.methods`): the study's, or a closed form
     radius: Annotated[int, Meta(ge=1, le=64)] = 4  # of local injection's windows, in low-resolution pixels
     ridge: Annotated[float, Meta(ge=1e-12, le=1e6)] = 1e-5  # of local injection's regression

@@ -4,7 +4,7 @@ None of them was at hand: what is stated is what their sources say, and the spli
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ka.data.own.files import Reading
@@ -16,29 +16,29 @@ class Known:
     """A data set in the user's folder."""
 
     files: tuple[str, ...]  # patterns of its files, the first that is there counts
-    reading: Reading
+    reading: Reading  # of its MATLAB files; other formats know their axes
     source: str
 
 
 KNOWN: Mapping[str, Known] = {
     "harvard": Known(
         ("img*.mat", "CZ_hsdb/img*.mat"),
-        Reading(key="ref", wavelengths="420,720"),
+        Reading(key="ref", axes="h w c", wavelengths="420,720"),
         "Chakrabarti, Zickler, Statistics of Real-World Hyperspectral Images, CVPR 2011: 50 scenes, 1040×1392×31",
     ),
     "chikusei": Known(
         ("HyperspecVNIR_Chikusei_20140729.mat", "*hikusei*.mat", "*hikusei*.hdr"),
-        Reading(wavelengths="363,1018"),
+        Reading(axes="h w c", wavelengths="363,1018"),
         "Yokoya, Iwasaki, Airborne hyperspectral data over Chikusei, University of Tokyo 2016: 2517×2335×128",
     ),
     "pavia_university": Known(
         ("PaviaU.mat", "paviaU*.mat"),
-        Reading(key="paviaU", wavelengths="430,860"),
+        Reading(key="paviaU", axes="h w c", wavelengths="430,860"),
         "ROSIS, Gamba, University of Pavia: 610×340×103",
     ),
     "pavia_centre": Known(
         ("Pavia.mat", "pavia.mat"),
-        Reading(key="pavia", wavelengths="430,860"),
+        Reading(key="pavia", axes="h w c", wavelengths="430,860"),
         "ROSIS, Gamba, University of Pavia: 1096×715×102",
     ),
     "washington_dc": Known(
@@ -56,9 +56,8 @@ def find_known(name: str, root: str | Path) -> tuple[str, Reading]:
         KAError: none of its files is there.
     """
     known, folder = KNOWN[name], Path(root).expanduser()
-    if folder.is_file():
-        return str(folder), known.reading
-    for pattern in known.files:
-        if paths := sorted(folder.glob(pattern)):
-            return ",".join(map(str, paths)), known.reading
+    for paths in [[folder]] if folder.is_file() else [sorted(folder.glob(pattern)) for pattern in known.files]:
+        if paths:
+            matlab = paths[0].suffix == ".mat"
+            return ",".join(map(str, paths)), known.reading if matlab else replace(known.reading, axes=None, key=None)
     raise KAError(f"{root}: no {known.files[0]} ({known.source}); give the folder that holds it, or dataset='files'")

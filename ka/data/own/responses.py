@@ -108,7 +108,8 @@ def _resampled(curves: Mapping[str, Curve], wavelengths: Float[np.ndarray, " ban
             area = _area(nm, values, np.concatenate([[nm[0]], edges, [nm[-1]]]))
             row = np.empty(len(wavelengths))
             row[order] = area[1:-1]
-            covered = row.sum() / _area(nm, values, nm[[0, -1]])[0]
+            whole = _area(nm, values, nm[[0, -1]])[0]
+            covered = row.sum() / whole if whole > 0 else 0.0
         if covered < COVERED:
             left_out.append(name)
         else:
