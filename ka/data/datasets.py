@@ -15,6 +15,7 @@ from ka.data.h5 import load_h5
 from ka.data.scenes import SceneSet, check_values, choose, display_bands, observe
 from ka.data.simulate import Degradation, broad_bands
 from ka.errors import KAError, unknown
+from ka.files import user_path
 
 DATASETS = ("indian_pines", "cave", "h5")
 SPLITS = ("train", "val", "test")
@@ -57,8 +58,8 @@ def load(
     if root is None:
         raise KAError(f"root: {dataset} needs the path of your copy; give its folder, or use dataset indian_pines")
     if dataset == "cave":
-        return load_cave(split, Path(root), degradation, scenes, hold_out_val)
-    return load_h5(split, Path(root), degradation, scenes)
+        return load_cave(split, user_path(root), degradation, scenes, hold_out_val)
+    return load_h5(split, user_path(root), degradation, scenes)
 
 
 def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | None) -> SceneSet:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from ka.data import DATASETS
 from ka.errors import KAError, unknown
+from ka.files import user_path
 from ka.models.variants import variant
 
 Schedule = Literal["constant", "cosine"]
@@ -77,6 +78,9 @@ class Config:
         """Check every field, so that a wrong one stops the run before it starts."""
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+        for name in ("data_root", "run_dir"):
+            if (path := getattr(self, name)) is not None and path.startswith("~"):
+                object.__setattr__(self, name, str(user_path(path)))
         variant(self.variant)
         if self.dataset not in DATASETS:
             raise unknown("dataset", self.dataset, DATASETS)
