@@ -12,6 +12,11 @@ from typing import Any
 from ka.errors import KAError
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user wrote: a leading `~` or `~name` is that home; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it to `path` when the block ends well, remove it otherwise.
@@ -19,7 +24,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     A reader sees the old file or the new one, never half of one, also across a power cut (fsync before rename).
     KAError if the disk is full, or the folder cannot be written; the old file is untouched.
     """
-    path = Path(path)
+    path = user_path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +33,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     try:
         yield temporary
-        with open(temporary, "rb") as written:
+        with open(temporary, "rb+") as written:  # Windows flushes only what may be written
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:

@@ -38,7 +38,8 @@ def psnr(prediction: Images, target: Images, peak: float = 1.0) -> PerImage:
     """Peak signal-to-noise ratio in dB: the mean over bands of 10·log10(peak² / MSE_band). Higher is better.
 
     The study's PSNR and that of the field's CAVE tables. The more bands differ, the further it is above the PSNR of the
-    MSE over all bands (Jensen's inequality), so `psnr_published` is not comparable. inf if one band has no error.
+    MSE over all bands (Jensen's inequality), so `psnr_published` is not comparable. inf if one band has no error;
+    `ka.evaluate` leaves bands without signal out.
     """
     _check(prediction, target)
     _check_positive("peak", peak)

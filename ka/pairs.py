@@ -16,6 +16,7 @@ from torch import Tensor
 from ka.data.scenes import Scene
 from ka.data.simulate import Degradation, bicubic, degrade, respond
 from ka.errors import KAError
+from ka.files import user_path
 from ka.images import Image, Place, Stored, divisor, scaled
 from ka.inference import Network
 from ka.methods import Method
@@ -145,7 +146,7 @@ def method_of(
             raise KAError(f"degradation is of ratio {degradation.ratio}, the images of {pair.ratio}; give theirs")
         return UNTRAINED[model](degradation)
     if isinstance(model, str | Path):
-        path = Path(model).expanduser()
+        path = user_path(model)
         if not path.exists():
             known = ", ".join(map(repr, UNTRAINED))
             raise KAError(f"model={str(model)!r} is neither one of {known} nor a run folder or weights' file; give one")

@@ -11,9 +11,14 @@ from IPython.display import DisplayHandle, Image, Markdown, display
 from matplotlib.figure import Figure
 
 from ka.errors import KAError, unknown
+from ka.evaluation import in_text
+from ka.files import user_path
 from ka.metrics import METRICS
 from workbook.style import png
 from workbook.training.config import Config
+from workbook.training.run import Run
+from workbook.training.scenes import Data, load_data
+from workbook.training.train import run_folder
 from workbook.views.plots import curves
 
 
@@ -32,12 +37,29 @@ def parameters(namespace: Mapping[str, Any], *own: str) -> tuple[Config, dict[st
 
     Every field of `Config` may be set in the parameters cell or with `-p`; None leaves what the preset says. An unknown
     name, a wrong type (`-p augment false` is the text "false": write False) and an impossible value are a `KAError`.
+    Where only a finished run's `run_dir` (and where its data lie here) is given, the configuration is that run's.
     `namespace` is the notebook's `globals()`.
     """
     fields = [field.name for field in dataclasses.fields(Config)]
     given = check_names(namespace, "preset", *own, *fields)
     changes = {name: given[name] for name in fields if given.get(name) is not None}
-    return Config.preset(given.get("preset", "demo"), **changes), {name: given[name] for name in own}
+    preset, of_own = given.get("preset", "demo"), {name: given[name] for name in own}
+    if preset == "demo" and changes.keys() <= {"run_dir", "data_root"} and given.get("restart") is not True:
+        run = Run(user_path(str(changes.get("run_dir", ""))))
+        if "run_dir" in changes and run.finished and (config := run.config()) is not None:
+            return dataclasses.replace(config, **changes), of_own
+    return Config.preset(preset, **changes), of_own
+
+
+def data_of(config: Config, restart: bool = False) -> Data | None:
+    """The data of a run; None, and a line that says what is missing, where it is finished and they are not here."""
+    try:
+        return load_data(config)
+    except KAError as error:
+        if restart or not Run(run_folder(config)).finished:
+            raise
+        print(f"this finished run is shown without its data, and without pictures: {error}")
+        return None
 
 
 def check_names(namespace: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -144,13 +166,19 @@ def _cell(text: str) -> str:
 
 
 def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Rows for `table` from a run's `metrics()`: a method each, mean over scenes (± sample std) of every metric."""
+    """Rows for `table` from a run's `metrics()`: a method each, mean over scenes (± sample std) of every metric.
+
+    Scenes where a metric is undefined are left out of its mean, which says of how many it is then.
+    """
     rows = []
     for method, evaluation in metrics["methods"].items():
         row = {"method": method}
+        scenes = evaluation["scenes"].values()
         for name, mean in evaluation["mean"].items():
-            spread = f" ± {evaluation['std'][name]:.3f}" if len(evaluation["scenes"]) > 1 else ""
-            row[METRICS[name].heading] = f"{mean:.3f}{spread}"
+            left = sum(scene[name] is not None for scene in scenes)
+            text = in_text(mean, evaluation["std"][name] if left > 1 else None)
+            whole = mean is None or left == len(scenes)
+            row[METRICS[name].heading] = text if whole else f"{text} ({left} of {len(scenes)} scenes)"
         rows.append(row)
     return rows
 

@@ -106,8 +106,9 @@ def find_bands(root: Path) -> dict[str, list[Path]]:
 
 def _check_headers(files: Mapping[str, Sequence[Path]], ratio: int) -> None:
     """Read the headers only: 31 16-bit bands a scene, one size, a multiple of the ratio."""
-    first = None
-    for bands in files.values():
+    sizes: dict[tuple[int, int], str] = {}  # and the first scene of each
+    for name, bands in files.items():
+        first = None
         lost = sorted(set(range(1, 32)) - {int(path.stem[-2:]) for path in bands})
         if lost or len(bands) != 31:
             missing = f" (without {', '.join(map(str, lost))})" if lost else ""
@@ -122,9 +123,14 @@ def _check_headers(files: Mapping[str, Sequence[Path]], ratio: int) -> None:
             if not mode.startswith("I"):
                 raise KAError(f"{path}: not a 16-bit grey PNG (Pillow's mode {mode}); unpack the original download")
             if size != first:
-                raise KAError(f"{path}: {w}×{h} pixels, others have {first[0]}×{first[1]}; unpack the scene again")
+                what = f"{w}×{h} pixels, other bands of the scene have {first[0]}×{first[1]}"
+                raise KAError(f"{path}: {what}; unpack the scene again")
             if w % ratio or h % ratio:
                 raise KAError(f"{path}: {w}×{h} pixels do not divide by the ratio {ratio}; change the ratio")
+        sizes.setdefault((w, h), name)
+    if len(sizes) > 1:
+        one, other = (f"{name} has {w}×{h} pixels" for (w, h), name in list(sizes.items())[:2])
+        raise KAError(f"scenes differ in size: {one}, {other}; choose those of one size with scenes=[…] (train_scenes)")
 
 
 def read_png(path: Path) -> Float[np.ndarray, "h w"]:

@@ -19,6 +19,7 @@ from ka.data.own.responses import response
 from ka.data.scenes import SceneSet, check_values, choose, display_bands, observe
 from ka.data.simulate import Degradation, broad_bands
 from ka.errors import KAError, unknown
+from ka.files import user_path
 
 DATASETS = ("indian_pines", "cave", "h5", "files", *KNOWN)
 SPLITS = ("train", "val", "test")
@@ -65,9 +66,9 @@ def load(
     if root is None:
         raise KAError(f"root: {dataset} needs the path of your copy; give its folder, or use dataset indian_pines")
     if dataset == "cave":
-        return load_cave(split, Path(root).expanduser(), degradation, scenes, hold_out_val, reading)
+        return load_cave(split, user_path(root), degradation, scenes, hold_out_val, reading)
     if dataset == "h5":
-        return load_h5(split, Path(root).expanduser(), degradation, scenes, reading)
+        return load_h5(split, user_path(root), degradation, scenes, reading)
     if dataset in KNOWN:
         root, usual = find_known(dataset, root)
         given = {name: value for name, value in asdict(reading).items() if value != getattr(AS_FOUND, name)}

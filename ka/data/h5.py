@@ -97,7 +97,17 @@ def _open_h5(path: str, pid: int, inode: int, modified: int) -> h5py.File:
 
 
 def _bad_h5(path: str | Path, error: Exception) -> KAError:
-    return KAError(f"{path}: cannot be read, truncated or not HDF5 ({error}); download or write it again")
+    """What went wrong, and its cure: only what is cut short, damaged or of another kind has to be had again."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, PermissionError):
+        return KAError(f"{path}: cannot be read, as its permissions forbid it; allow it (chmod +r) or ask its owner")
+    if isinstance(error, BlockingIOError) or "unable to lock" in text:
+        cure = "close it there, or, where a disk knows no locks, set HDF5_USE_FILE_LOCKING=FALSE before Python starts"
+        return KAError(f"{path}: cannot be read, as it is locked or being written by a program; {cure}")
+    if isinstance(error, FileNotFoundError):
+        return KAError(f"{path}: cannot be read, as it is not there (any more); put it back")
+    what = "it is cut short" if "truncated" in text else f"it is damaged or not HDF5 ({text})"
+    return KAError(f"{path}: cannot be read, as {what}; download or write it again")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ka.errors import KAError, unknown
+from ka.files import user_path
 from ka.images.image import Image, Place, Stored
 
 WAVELENGTHS = ("wavelengths", "wavelength", "wl", "lambda", "bands_nm", "wavelength_nm")
@@ -51,7 +52,7 @@ def read_image(path: str | Path, key: str | None = None, axes: str | None = None
 
 def read_stored(path: str | Path, key: str | None = None) -> Stored:
     """As `read_image`, with the axes as they are."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     file = _open(path)
     name, array = _choose(file.arrays, key, path)
     where = f"{path}: {name}" if name else str(path)

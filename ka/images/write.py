@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 
 from ka.errors import KAError
-from ka.files import replacing
+from ka.files import replacing, user_path
 from ka.images.image import Image
 from ka.images.read import gdal
 
@@ -27,7 +27,7 @@ def check_format(path: str | Path) -> Path:
     Raises:
         KAError: an ending of none of `FORMATS`.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.suffix.lower() not in FORMATS:
         raise KAError(f"{path}: no format ends in {path.suffix or 'nothing'!r}; choose one of {', '.join(FORMATS)}")
     return path

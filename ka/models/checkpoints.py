@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ka.data.simulate import Degradation
 from ka.errors import KAError
-from ka.files import write_bytes
+from ka.files import user_path, write_bytes
 from ka.methods.consistency import Consistency
 from ka.methods.injection import start_from_dict
 from ka.models.kernel_attention import FoldedKernelAttention
@@ -79,7 +79,7 @@ def load_checkpoint(source: str | Path | StateDict, variant: str | None = None) 
             misshapen weights, which are named.
     """
     where = "the state dict" if isinstance(source, Mapping) else str(source)
-    header, state = ({}, source) if isinstance(source, Mapping) else _read(Path(source))
+    header, state = ({}, source) if isinstance(source, Mapping) else _read(user_path(source))
     state = _strip(state, where)
     named = header.get("variant")
     if named and variant and named != variant:

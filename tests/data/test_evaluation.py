@@ -16,14 +16,43 @@ from ka.methods.local import detail
 from workbook import verify
 
 
-def test_undefined_and_infinite_metrics_are_none_in_json() -> None:
+def test_a_band_without_signal_is_left_out() -> None:
+    """Whether it is predicted without error (its PSNR would be infinite) or not; of ERGAS if it is zero."""
     scenes = data.load("indian_pines", "val")
-    scene = scenes[0]
-    scene.gt[3], scene.up[3] = 0, 0  # a black band: no ERGAS; without error there: infinite PSNR
-    stored = evaluate(Bicubic(), scenes).to_dict()
-    (values,) = stored["scenes"].values()  # type: ignore[attr-defined]
-    assert (values["ergas"], values["psnr"], stored["mean"]["psnr"]) == (None, None, None)  # type: ignore[index]
-    assert values["rmse"] > 0
+    scene, rest = scenes[0], np.delete(np.arange(200), [3, 7])
+    scene.gt[3], scene.up[3], scene.gt[7], scene.up[7] = 0, 0, 0.25, 0.5
+    found = evaluate(Bicubic(), scenes)
+    up, gt = (torch.from_numpy(x)[None] for x in (scene.up, scene.gt))
+    assert found.mean("psnr") == float(ka.metrics.psnr(up[:, rest], gt[:, rest]))
+    lit = np.delete(np.arange(200), 3)
+    assert found.mean("ergas") == float(ka.metrics.ergas(up[:, lit], gt[:, lit], 4))
+    scene.up[3] = 0.1
+    assert evaluate(Bicubic(), scenes).mean("psnr") == found.mean("psnr")
+    assert evaluate(Bicubic(), scenes).mean("rmse") > found.mean("rmse")
+
+
+def test_what_a_scene_leaves_undefined_is_left_out_of_means() -> None:
+    scenes = data.load("indian_pines", "val")
+    one, black = scenes[0].crop(0, 0, 16, 16), scenes[0].crop(0, 0, 16, 16)
+    black.gt[:], black.up[:] = 0, 0
+    found = evaluate(Bicubic(), replace(scenes, scenes=[one, replace(black, name="black")]))
+    alone = evaluate(Bicubic(), replace(scenes, scenes=[one]))
+    stored = found.to_dict()
+    assert [name for name, value in stored["scenes"]["black"].items() if value is None] == [  # type: ignore[index]
+        "psnr", "sam", "ergas", "cc", "psnr_published",
+    ]  # fmt: skip
+    for name in ("psnr", "sam", "ergas", "cc"):
+        assert (found.mean(name), found.std(name)) == (alone.mean(name), 0.0)
+    nothing = evaluate(Bicubic(), replace(scenes, scenes=[black])).to_dict()
+    assert nothing["mean"]["psnr"] is None  # type: ignore[index]
+    assert nothing["mean"]["rmse"] == 0  # type: ignore[index]
+
+
+def test_an_infinite_psnr_is_none_in_json() -> None:
+    scenes = data.load("indian_pines", "val")
+    scenes[0].up[3] = scenes[0].gt[3]
+    stored = evaluate(Bicubic(), replace(scenes, scenes=[scenes[0], replace(scenes[0], name="again")]), ["psnr"])
+    assert stored.to_dict()["mean"] == stored.to_dict()["std"] | {"psnr": None}
 
 
 def test_only_what_is_undefined_becomes_nan() -> None:

@@ -1,7 +1,11 @@
 """The published HDF5 files: read, written, checked."""
 
+import fcntl
 import json
+import os
 import pickle
+import tempfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -140,21 +144,45 @@ class TestH5Errors:
 
     def test_not_hdf5(self, tmp_path):
         (tmp_path / "x.h5").write_bytes(b"no HDF5" * 99)
-        with pytest.raises(KAError, match=r"x.h5: cannot be read, truncated or not HDF5 .* download or write it again"):
+        with pytest.raises(KAError, match=r"x.h5: cannot be read, .* not HDF5 .* download or write it again"):
             load("h5", "train", tmp_path / "x.h5")
 
     def test_truncated(self, tmp_path, scenes):
         path = published(tmp_path / "x.h5", scenes)
         path.write_bytes(path.read_bytes()[:-5000])
-        with pytest.raises(KAError, match=r"x.h5: cannot be read, truncated or not HDF5"):
+        with pytest.raises(KAError, match=r"x.h5: cannot be read, as it is cut short; download or write it again"):
             load("h5", "train", path)
 
     def test_gone_after_load(self, tmp_path, scenes):
         path = published(tmp_path / "x.h5", scenes)
         scene = load("h5", "train", path)[0]
         path.unlink()
-        with pytest.raises(KAError, match=r"x.h5: cannot be read"):
+        with pytest.raises(KAError, match=r"x.h5: cannot be read, as it is not there"):
             scene.load()
+
+    def test_locked(self, tmp_path, scenes):
+        """By another program that writes; the file itself is good."""
+        path = published(tmp_path / "x.h5", scenes)
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(KAError, match=r"x.h5: cannot be read, as it is locked .*HDF5_USE_FILE_LOCKING=FALSE"):
+                load("h5", "train", path)
+        assert len(load("h5", "train", path)) == 2
+
+    def test_not_permitted(self, scenes):
+        root = os.geteuid() == 0
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
+            path = published(Path(folder) / "x.h5", scenes)
+            path.chmod(0o000)
+            if root:
+                os.seteuid(65534)  # nobody, whom permissions bind
+            try:
+                with pytest.raises(KAError, match=r"x.h5: cannot be read, as its permissions forbid it; .*chmod \+r"):
+                    load("h5", "train", path)
+            finally:
+                if root:
+                    os.seteuid(0)
 
     def test_lacks_a_field(self, tmp_path, scenes):
         for name in ("GT", "LRHSI", "RGB"):

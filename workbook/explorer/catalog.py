@@ -14,6 +14,7 @@ from torch import Tensor
 from ka import data
 from ka.data import Scene, SceneSet
 from ka.errors import KAError, unknown
+from ka.files import user_path
 from ka.methods.injection import Start
 from ka.methods.started import begun
 from ka.models.checkpoints import load_checkpoint
@@ -53,9 +54,10 @@ def shipped() -> dict[str, Path]:
 
 def finished_runs(folder: str | Path | None = None) -> dict[str, Path]:
     """Finished runs in a folder (None: the checkout's `runs/`), by name; no such folder is a `KAError`."""
-    if folder is not None and not Path(folder).is_dir():
+    place = user_path(folder or runs_folder())
+    if folder is not None and not place.is_dir():
         raise KAError(f"runs={str(folder)!r} is no folder; give one that holds run folders, or leave it out")
-    return {path.parent.name: path.parent for path in sorted(Path(folder or runs_folder()).glob("*/metrics.json"))}
+    return {path.parent.name: path.parent for path in sorted(place.glob("*/metrics.json"))}
 
 
 def scene_crops(data_root: str | Path | None = None) -> dict[str, SceneCrop]:
@@ -131,7 +133,7 @@ def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | 
         at_hand[str(run) if name in at_hand else name] = run
     known = shipped() | at_hand
     for model in models:
-        if model not in known and not Path(str(model)).exists():
+        if model not in known and not user_path(str(model)).exists():
             raise KAError(f"{model!r} is neither a path nor one of {', '.join(known)}; train it, or choose one of them")
     named = {model: known.get(model, model) for model in models}
     return Catalog(named | at_hand, images)

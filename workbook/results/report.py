@@ -17,7 +17,7 @@ from workbook.results.compare import interval
 from workbook.results.result_figures import forest, quality_against_cost
 from workbook.results.stored import SHOWN, UNTRAINED
 from workbook.results.study import BASELINE
-from workbook.results.table import Row, Stat, Table
+from workbook.results.table import Row, Table
 from workbook.style import encoded
 
 README_HEADS = {
@@ -85,7 +85,7 @@ def to_readme(table: Table, language: str = "en") -> str:
     head = [model, seeds, *(METRICS[metric].heading for metric in SHOWN), gap.format(baseline=table.baseline), printed]
     rows = []
     for row in table.rows:
-        quality = [_mean(row.stats[metric]) for metric in SHOWN] if row.stats else [absent, "–", "–"]
+        quality = [str(row.stats[metric]) for metric in SHOWN] if row.stats else [absent, "–", "–"]
         gap_psnr = interval(row.differences.get("psnr"))
         rows.append([f"`{row.name}`", _seeds(row), *quality, gap_psnr, _printed(row, "psnr")])
     told = [any(cell != "–" for cell in column) for column in zip(*rows, strict=True)]
@@ -123,18 +123,12 @@ def _tex(text: str) -> str:
 def _quality(row: Row) -> list[str]:
     if not row.stats:
         return ["not run", "–", "–"]
-    texts = {metric: _mean(row.stats[metric]) for metric in SHOWN}
+    texts = {metric: str(row.stats[metric]) for metric in SHOWN}
     return [text.join(BOLD) if metric in row.bold else text for metric, text in texts.items()]
 
 
 def _seeds(row: Row) -> str:
     return str(len(row.seeds)) if row.seeds else "–"
-
-
-def _mean(stat: Stat) -> str:
-    if not math.isfinite(stat.mean):
-        return "undefined"
-    return f"{stat.mean:.3f}" + ("" if stat.std is None else f" ± {stat.std:.3f}")
 
 
 def to_csv(table: Table) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ka.errors import KAError
 from ka.evaluation import Evaluation
-from ka.files import write_json
+from ka.files import user_path, write_json
 from ka.models.checkpoints import save_weights
 from ka.models.variants import VARIANTS
 from workbook.paths import CHECKPOINTS, results_folder
@@ -174,7 +174,7 @@ def from_runs(folder: str | Path) -> list[Result]:
     """All finished runs among the run folders in `folder`, in the order of variants and seeds; no such folder, a
     damaged run, and runs that do not belong together (see `check`) are a `KAError`.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise KAError(f"{folder} is not a folder; give the one that holds the run folders")
     runs = [Run(path) for path in sorted(folder.iterdir()) if path.is_dir()]

@@ -7,12 +7,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from ka.errors import KAError, unknown
-from ka.evaluation import Evaluation
+from ka.evaluation import Evaluation, in_text
 from ka.metrics import METRICS
 from ka.models.counts import flops, parameter_count
 from ka.models.study_names import dead_parameters
@@ -29,6 +30,9 @@ class Stat:
 
     mean: float
     std: float | None = None
+
+    def __str__(self) -> str:
+        return in_text(self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,18 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {name: [result for result in results if result.config.variant == name] for name in VARIANTS}
 
 
-def _scenes(results: Sequence[Result]) -> list[str]:
-    return list(results[0].methods["bicubic"].scenes) if results else []
+def _scenes(results: Sequence[Result]) -> dict[str, list[str]]:
+    """Metric → the scenes that its means are over: where it is defined, as bicubic tells (not in a black one)."""
+    if not results:
+        return {}
+    bicubic = results[0].methods["bicubic"]
+    defined = {metric: ~np.isnan(bicubic.values(metric)) for metric in SHOWN}
+    return {metric: [*compress(bicubic.scenes, there)] or [*bicubic.scenes] for metric, there in defined.items()}
 
 
 def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[str, Values]]:
-    """Variant → metric → its values, seeds × scenes (in one order of scenes); empty where there is no run. `results`
-    and `which` are as in `table`.
+    """Variant → metric → its values, seeds × scenes (in one order of scenes, without those where it is undefined for
+    all); empty where there is no run. `results` and `which` are as in `table`.
     """
     scenes, runs = _scenes(results), by_variant(results)
     return {name: _values([run.methods[which] for run in runs[name]], scenes) for name in runs}
@@ -152,11 +161,13 @@ def differences(
     return changes
 
 
-def _values(evaluations: Sequence[Evaluation], scenes: Sequence[str]) -> dict[str, Values]:
-    if not evaluations or not scenes:
+def _values(evaluations: Sequence[Evaluation], scenes: Mapping[str, Sequence[str]]) -> dict[str, Values]:
+    if not evaluations:
         return {}
-    whole = [[evaluation.scenes[scene] for scene in scenes] for evaluation in evaluations]
-    return {metric: np.array([[values[metric] for values in row] for row in whole]) for metric in SHOWN}
+    return {
+        metric: np.array([[evaluation.scenes[scene][metric] for scene in names] for evaluation in evaluations])
+        for metric, names in scenes.items()
+    }
 
 
 def _stats(values: Mapping[str, Values]) -> dict[str, Stat]:
@@ -188,9 +199,11 @@ def _notes(
         whose = {"best": "those that validation chose", "last": "the last", "average": "the averaged"}[which]
         if which == "best" and not results[0].config.hold_out:
             whose = "the last (nothing was held out to choose by)"
-        count = len(_scenes(results))
+        count = len(results[0].methods["bicubic"].scenes)
         whole = f"{count} test scene" + ("s, whole, mean over scenes" if count > 1 else ", whole")
         notes = [text["quality"].format(scenes=whole, whose=whose)]
+        left_out = [f"{METRICS[m].label} {count - len(s)}" for m, s in _scenes(results).items() if len(s) < count]
+        notes += [text["left out"].format(counts=", ".join(left_out))] * bool(left_out)
     if m:
         covers = {difference.covers for row in rows for difference in row.differences.values()}
         notes.append(text["difference"].format(baseline=baseline, m=m))

@@ -14,6 +14,7 @@ import torch
 from ka.data import Degradation, load
 from ka.errors import KAError
 from ka.evaluation import finite
+from ka.files import user_path
 from ka.images import FORMATS, Image, check_format, read_image, read_stored, scaled, write_image, written_order
 from ka.methods import Method
 from ka.metrics import METRICS, measure
@@ -58,7 +59,7 @@ class Request:
         """The file to write: `out`, or `…_sharp` beside `lr`, of its format."""
         if self.out is not None:
             return check_format(self.out)
-        lr = Path(self.lr).expanduser()
+        lr = user_path(self.lr)
         ending = lr.suffix if lr.suffix.lower() in FORMATS else ".tif"
         return lr.with_name(f"{KINDS.sub('', lr.stem)}_sharp{ending}")
 
@@ -144,14 +145,14 @@ def pairs_in(request: Request) -> list[Request]:
     Raises:
         KAError: a folder beside a file, images without partner, or none.
     """
-    lr, msi = Path(request.lr).expanduser(), Path(request.msi).expanduser()
+    lr, msi = user_path(request.lr), user_path(request.msi)
     if not lr.is_dir() and not msi.is_dir():
         return [request]
     if not (lr.is_dir() and msi.is_dir()):
         raise KAError(f"{lr} and {msi} are a folder and a file; give two files, or two folders with the same names")
-    if request.truth is not None and not Path(request.truth).expanduser().is_dir():
+    if request.truth is not None and not user_path(request.truth).is_dir():
         raise KAError(f"truth={request.truth} is no folder as lr and msi are; give one with the same names")
-    folders = {"lr": lr, "msi": msi} | ({} if request.truth is None else {"truth": Path(request.truth).expanduser()})
+    folders = {"lr": lr, "msi": msi} | ({} if request.truth is None else {"truth": user_path(request.truth)})
     found = {name: _images(folder) for name, folder in folders.items()}
     names = sorted(set.union(*(set(images) for images in found.values())))
     if lonely := [name for name in names if any(name not in images for images in found.values())]:
@@ -161,7 +162,7 @@ def pairs_in(request: Request) -> list[Request]:
         )
     if not names:
         raise KAError(f"{lr}: no image there; give a folder of .mat, .npy, .npz, .h5, .hdr or .tif files")
-    out = lr.with_name(f"{lr.name}_sharp") if request.out is None else Path(request.out).expanduser()
+    out = lr.with_name(f"{lr.name}_sharp") if request.out is None else user_path(request.out)
     requests = []
     for name in names:
         ending = found["lr"][name].suffix
@@ -218,5 +219,5 @@ def _described(request: Request) -> str:
     """The method, so that another one (or other weights under the same name) does not go on with half its tiles."""
     if request.model in UNTRAINED:
         return f"{request.model} {request.blur_size} {request.blur_sigma}"
-    path = Path(request.model).expanduser()
+    path = user_path(request.model)
     return hashlib.sha256((path / "best.safetensors" if path.is_dir() else path).read_bytes()).hexdigest()

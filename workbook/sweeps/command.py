@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from filelock import FileLock
 
 from ka.errors import KAError
+from ka.files import user_path
 from workbook.sweeps.folder import DAY, Sweep
 from workbook.sweeps.plan import Plan
 from workbook.sweeps.runner import places, run
@@ -72,7 +73,7 @@ def prepare(asked: argparse.Namespace) -> Sweep:
     """What the command line asks for: a new folder's plan is written, an old one's is added to. Another plan, and
     names, values, data or a device that do not exist, are a `KAError`. Nothing is written then, or with `--dry-run`.
     """
-    folder = Path(asked.out).resolve()
+    folder = user_path(asked.out).resolve()
     path = folder / "plan.json"
     with nullcontext() if asked.dry_run else _planning(folder):
         old = Plan.read(path)

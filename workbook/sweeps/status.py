@@ -1,6 +1,5 @@
 """How the runs of a sweep stand, as its folder says: a row each, what time is left, and what came of them."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import msgspec
 from tabulate import tabulate
 
 from ka.errors import KAError
+from ka.evaluation import in_text
 from ka.metrics import METRICS
 from workbook.results import stored
 from workbook.results.table import measured
@@ -94,8 +94,9 @@ def _kept(name: str, path: Path) -> Standing:
         psnrs = [values["psnr"] for values in kept.methods["best"].values()]
     except (msgspec.MsgspecError, LookupError) as error:
         raise KAError(f"{path} is damaged ({error}); remove it, and the same command writes it again") from error
-    psnr = fmean(math.nan if value is None else value for value in psnrs)
-    note = f"test PSNR {psnr:.2f} dB, trained for {kept.seconds / 60:.1f} min"
+    known = [psnr for psnr in psnrs if psnr is not None]
+    quality = f"{fmean(known):.2f} dB" if known else "undefined"
+    note = f"test PSNR {quality}, trained for {kept.seconds / 60:.1f} min"
     reached = _reached(kept.history[-1] if kept.history else {})
     return Standing(name, "done", kept.iterations, kept.iterations, kept.seconds, *reached, note)
 
@@ -142,8 +143,7 @@ def summary(sweep: Sweep) -> list[Mapping[str, str]]:
             row = {"variant": name, "seeds": str(len(metrics["psnr"]))}
             for metric, values in metrics.items():
                 seeds = values.mean(1)
-                spread = f" ± {seeds.std(ddof=1):.3f}" if len(seeds) > 1 else ""
-                row[METRICS[metric].heading] = f"{seeds.mean():.3f}{spread}"
+                row[METRICS[metric].heading] = in_text(seeds.mean(), seeds.std(ddof=1) if len(seeds) > 1 else None)
             rows.append(row)
     return rows
 

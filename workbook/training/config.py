@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from ka.data import DATASETS
 from ka.errors import KAError, unknown
+from ka.files import user_path
 from ka.models.variants import variant
 
 Schedule = Literal["constant", "cosine"]
@@ -92,15 +93,16 @@ class Config:
         """Check every field, so that a wrong one stops the run before it starts."""
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+        for name in ("data_root", "run_dir"):
+            if (path := getattr(self, name)) is not None and path.startswith("~"):
+                object.__setattr__(self, name, str(user_path(path)))
         variant(self.variant)
         if self.dataset not in DATASETS:
             raise unknown("dataset", self.dataset, DATASETS)
         if self.dataset != "indian_pines" and self.data_root is None:
             raise KAError(f"dataset={self.dataset!r} needs data_root, the folder (or file) that holds it")
         if self.dataset == "indian_pines" and self.data_root is not None:
-            raise KAError(
-                "data_root is given, but the embedded scene needs none; add dataset='cave', 'h5' or 'files'"
-            )
+            raise KAError("data_root is given, but the embedded scene needs none; add dataset='cave', 'h5' or 'files'")
         if (self.iterations is None) == (self.epochs is None):
             raise KAError("a run is so many iterations or so many epochs long; give one of the two, not both")
         if self.dim % 8:

@@ -2,12 +2,12 @@
 
 import logging
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 from ka.data.patches import DevicePatches, Patches
@@ -67,6 +67,11 @@ def peak_bytes(device: torch.device) -> int:
     if status.exists():  # where there is one, getrusage would also tell of the process that started this one
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
+    try:
+        import resource  # noqa: PLC0415  (Windows has none)
+    except ImportError:
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

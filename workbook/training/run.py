@@ -1,7 +1,7 @@
 """A run is a folder; this is what lies in it, and how it survives being killed.
 
     config.json         what was asked for
-    environment.json    versions, git commit, hardware, of every start
+    environment.json    versions, git commit, hardware, of every start; a digest of the data
     history.jsonl       a line per validation (and the loss since the last one)
     checkpoint.pt       everything needed to go on (weights, averages, optimiser, step)
     best.safetensors    the weights that validation chose; last.safetensors, average.safetensors: the final ones
@@ -96,21 +96,30 @@ class Run:
         if (before := self.config()) is None:
             return
         old, new = before.to_dict(), config.to_dict()
-        # Where the run lies, how often it is saved and which copy of CAVE it reads do not change its outcome.
-        free = {"run_dir", "checkpoint_every"} | ({"data_root"} if config.dataset == "cave" else set())
+        # Where the run and its data lie and how often it is saved do not change its outcome (see `check_data`).
+        free = {"run_dir", "checkpoint_every", "data_root"}
         changed = [f"{k}: {old[k]!r} there, {new[k]!r} asked" for k in new if k not in free and old[k] != new[k]]
         if changed:
             cure = "choose another run_dir, or restart=True to train it anew"
             raise KAError(f"{self.path} holds another run ({'; '.join(changed)}); {cure}")
 
-    def start(self, config: Config) -> None:
-        """Note configuration and environment, and sweep up what a killed process was writing."""
+    def check_data(self, digest: str) -> None:
+        """Make sure that these are the data that the run was begun with, wherever they lie; a `KAError` if not. Runs of
+        former versions noted nothing of them.
+        """
+        path = self.path / "environment.json"
+        if path.exists() and self._json("environment.json").get("data") not in (None, digest):
+            cure = "give those, choose another run_dir, or restart=True to train it anew"
+            raise KAError(f"{self.path} was begun on other data than these (number, size or values differ); {cure}")
+
+    def start(self, config: Config, digest: str | None = None) -> None:
+        """Note configuration, environment and data, and sweep up what a killed process was writing."""
         for part in self.path.glob(".*.part"):
             part.unlink()
         write_json(self.path / "config.json", config.to_dict())
         path = self.path / "environment.json"
         starts = self._json("environment.json").get("starts", []) if path.exists() else []
-        write_json(path, {"starts": [*starts, environment()]})
+        write_json(path, {"starts": [*starts, environment()], "data": digest})
 
     def clear(self) -> None:
         """Remove what a former run left, and nothing else."""

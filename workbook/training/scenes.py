@@ -12,6 +12,7 @@ from ka.data import Degradation, Patches, Scene, SceneSet
 from ka.data.h5 import file_of, held_degradation
 from ka.data.own.files import Reading
 from ka.errors import KAError
+from ka.files import user_path
 from ka.methods import Method
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, fit_matrix
@@ -114,7 +115,7 @@ def simulation(config: Config) -> Degradation:
     asked = {name: value for name, value in given.items() if value is not None}
     held = {}
     if config.dataset == "h5" and config.data_root is not None:
-        held = held_degradation(file_of("train", Path(config.data_root).expanduser(), config.ratio))
+        held = held_degradation(file_of("train", user_path(config.data_root), config.ratio))
     return Degradation(config.ratio, **(held | asked))
 
 

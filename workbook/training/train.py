@@ -4,6 +4,8 @@ A run killed at any moment goes on from its last checkpoint and ends with the sa
 of threads): all that is random is drawn from (seed, iteration).
 """
 
+import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,8 +15,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from ka.data.scan import digest, scan
 from ka.errors import KAError
-from ka.evaluation import evaluate, finite
+from ka.evaluation import Evaluation, evaluate, finite
 from ka.inference import Network
 from workbook.paths import runs_folder
 from workbook.training.config import Config
@@ -26,6 +29,8 @@ from workbook.training.scenes import Data, load_data
 from workbook.training.step import State, Step, initial_state, read_every
 
 Watch = Callable[[list[dict[str, Any]]], None]
+VALIDATED = ("psnr", "sam", "ergas", "rmse")
+log = logging.getLogger("ka")
 
 
 def train(
@@ -43,7 +48,7 @@ def train(
     what was saved before stays.
 
     Args:
-        config: the run. One that is finished already is returned as it is.
+        config: the run. One that is finished already is returned as it is, also where its data are not here.
         scenes: `load_data(config)` if it is at hand, so that nothing is read twice.
         restart: throw away what the run folder holds and train anew.
         watch: called with the history after every validation (to draw curves).
@@ -77,21 +82,33 @@ def run_folder(config: Config) -> Path:
 
 def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data | None:
     """Make a run folder ready; gives the scenes, None where the run is finished."""
-    if not restart:
+    before = None if restart else run.config()
+    if before is not None:
         run.check(config)
+        if run.finished and before.data_root == config.data_root:
+            return None
+    try:
+        scenes = scenes or load_data(config)
+        seen = digest((scenes.train, scenes.held_out, scenes.test))
+    except KAError as error:
+        if before is None or not run.finished:
+            raise
+        log.warning("a finished run is shown as it is: its data are not here (%s)", error)
+        return None
+    if before is not None:
+        run.check_data(seen)
         if run.finished:
             return None
-    scenes = scenes or load_data(config)
     total = _iterations(config, scenes)
-    if config.warmup >= total and (restart or run.config() is None):  # runs begun before this was refused go on
+    if config.warmup >= total and before is None:  # runs begun before this was refused go on
         cure = f"choose a warmup of at most {total - 1} (-p warmup {total // 10}) or more iterations"
         raise KAError(f"warmup={config.warmup} leaves nothing of a run of {total} iterations; {cure}")
     pick_device(config.device)
-    for scene in scenes.test:
-        scene.load()  # a broken test scene is found now, not after training
+    # What is broken is found now, not when it is drawn, or after training.
+    scan(*((scenes.train, scenes.held_out, scenes.test) if before is None else (scenes.test,)))
     if restart:
         run.clear()
-    run.start(config)
+    run.start(config, seen)
     return scenes
 
 
@@ -142,16 +159,22 @@ def _train(
         finish(run, scenes, state, bar)
 
 
+def _quality(evaluation: Evaluation) -> float:
+    """What weights are chosen by, always a number: the PSNR; of RMSE, where that is undefined or infinite."""
+    psnr = evaluation.mean("psnr")
+    return psnr if math.isfinite(psnr) else -20 * math.log10(max(evaluation.mean("rmse"), 1e-9))
+
+
 def _validate(run: Run, scenes: Data, state: State, rate: float) -> dict[str, Any]:
     """Note how the run stands, and measure raw and averaged weights: the better ones become its best, if they are."""
     loss = state.loss_sum / state.loss_count
     note: dict[str, Any] = {"step": state.step, "seconds": round(state.seconds, 2), "lr": rate, "loss": loss}
     weights = (("last", state.model, ""), ("average", state.average, "_average")) if scenes.val else ()
     for which, model, suffix in weights:
-        evaluation = evaluate(Network(model.eval()), scenes.val, ["psnr", "sam", "ergas"])
-        note |= {f"{metric}{suffix}": finite(evaluation.mean(metric)) for metric in ("psnr", "sam", "ergas")}
-        if evaluation.mean("psnr") > state.best:
-            state.best, state.best_step, state.best_of = evaluation.mean("psnr"), state.step, which
+        evaluation = evaluate(Network(model.eval()), scenes.val, list(VALIDATED))
+        note |= {f"{metric}{suffix}": finite(evaluation.mean(metric)) for metric in VALIDATED}
+        if (quality := _quality(evaluation)) > state.best or not math.isfinite(state.best):
+            state.best, state.best_step, state.best_of = quality, state.step, which
             run.save_model("best", model, state.step, which, scenes.test.ratio)
     state.loss_sum, state.loss_count = 0.0, 0
     run.note(**note)  # before the checkpoint: a line too many is cut when the run goes on, one too few is lost

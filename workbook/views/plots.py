@@ -34,14 +34,15 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     loss.plot(steps, [note["loss"] for note in history], marker=".")
     loss.set(xlabel="iteration", ylabel="training loss", yscale="log" if history else "linear")
     for key, label in (("psnr", "raw weights"), ("psnr_average", "averaged weights")):
-        points = [(note["step"], note[key]) for note in history if key in note]
+        points = [(note["step"], note[key]) for note in history if note.get(key) is not None]
         if points:
             quality.plot(*zip(*points, strict=True), marker=".", label=label)
     quality.set(xlabel="iteration", ylabel="validation PSNR (dB)")
     if quality.lines:
         quality.legend()
     else:
-        quality.text(0.5, 0.5, "no validation yet", ha="center", va="center", transform=quality.transAxes)
+        text = "undefined" if any("psnr" in note for note in history) else "no validation yet"
+        quality.text(0.5, 0.5, text, ha="center", va="center", transform=quality.transAxes)
     return figure
 
 

@@ -15,6 +15,7 @@ from ka.data.own.responses import Response, response
 from ka.data.scenes import Scene, SceneSet, choose, display_bands, observe
 from ka.data.simulate import Degradation
 from ka.errors import KAError
+from ka.files import user_path
 from ka.images import ENDINGS, divisor, in_nm, read_image, scaled
 
 log = logging.getLogger("ka")
@@ -121,13 +122,13 @@ def find_files(root: str | Path) -> dict[str, Path]:
     Raises:
         KAError: nothing there, or two scenes of one name.
     """
-    path = Path(root).expanduser()
+    path = user_path(root)
     if path.is_dir():
         folders = [path, *(path / name for names in FOLDERS.values() for name in names if (path / name).is_dir())]
         listed = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
         paths = [file for file in listed if _is_image(file)]
     else:
-        paths = [path] if path.exists() else [Path(part.strip()).expanduser() for part in str(root).split(",")]
+        paths = [path] if path.exists() else [user_path(part.strip()) for part in str(root).split(",")]
         if lost := [file for file in paths if not file.is_file()]:
             raise KAError(f"{lost[0]}: no such file or folder; give a folder of cubes, or files separated by commas")
     files: dict[str, Path] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ka.data.own.files import Reading
 from ka.errors import KAError
+from ka.files import user_path
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def find_known(name: str, root: str | Path) -> tuple[str, Reading]:
     Raises:
         KAError: none of its files is there.
     """
-    known, folder = KNOWN[name], Path(root).expanduser()
+    known, folder = KNOWN[name], user_path(root)
     for paths in [[folder]] if folder.is_file() else [sorted(folder.glob(pattern)) for pattern in known.files]:
         if paths:
             matlab = paths[0].suffix == ".mat"

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700
 from ka.errors import KAError, unknown
+from ka.files import user_path
 from ka.images import in_nm, read_arrays
 
 log = logging.getLogger("ka")
@@ -52,9 +53,9 @@ def response(name: str | Path | None, wavelengths: Float[np.ndarray, " bands"] |
     """
     known = (*sorted(_built_in()), "broad")
     if name is not None and str(name) not in known:
-        if not Path(name).expanduser().is_file():
+        if not user_path(name).is_file():
             raise unknown("srf", str(name), (*known, "a file.csv or .mat"))
-        read = _read(Path(name).expanduser())
+        read = _read(user_path(name))
         if isinstance(read, Mapping):
             curves = read
         else:
