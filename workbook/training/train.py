@@ -4,6 +4,7 @@ A run killed at any moment goes on from its last checkpoint and ends with the sa
 of threads): all that is random is drawn from (seed, iteration).
 """
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from ka.errors import KAError
 from ka.evaluation import evaluate, finite
 from ka.inference import Network
+from ka.models.checkpoints import load_weights
 from workbook.paths import runs_folder
 from workbook.training.config import Config
 from workbook.training.devices import deterministic, pick_device, placed
@@ -23,7 +25,7 @@ from workbook.training.finish import finish
 from workbook.training.ranks import ALONE, Ranks
 from workbook.training.run import Run
 from workbook.training.scenes import Data, load_data
-from workbook.training.step import State, Step, initial_state, read_every
+from workbook.training.step import State, Step, fresh, initial_state, read_every
 
 Watch = Callable[[list[dict[str, Any]]], None]
 
@@ -72,7 +74,7 @@ def run_folder(config: Config) -> Path:
     """`run_dir`, or one under `runs/` named after dataset, variant, dim and seed."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    return runs_folder() / f"{config.dataset}-{config.variant}-dim{config.dim}-seed{config.seed}"
+    return runs_folder() / f"{config.dataset}-{config.name}-dim{config.dim}-seed{config.seed}"
 
 
 def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data | None:
@@ -86,12 +88,16 @@ def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data
     if config.warmup >= total and (restart or run.config() is None):  # runs begun before this was refused go on
         cure = f"choose a warmup of at most {total - 1} (-p warmup {total // 10}) or more iterations"
         raise KAError(f"warmup={config.warmup} leaves nothing of a run of {total} iterations; {cure}")
-    pick_device(config.device)
+    device, init = pick_device(config.device), run.begun_from(config, restart)
     for scene in scenes.test:
         scene.load()  # a broken test scene is found now, not after training
+    if config.model is not None or config.init is not None:  # and so is a network that cannot do what is asked
+        model = fresh(config, scenes.train.n_bands, scenes.train.n_msi, device, _tried_sizes(scenes))
+        if config.init is not None and Path(config.init).exists():
+            load_weights(model, config.init)
     if restart:
         run.clear()
-    run.start(config)
+    run.start(config, init)
     return scenes
 
 
@@ -99,6 +105,13 @@ def _iterations(config: Config, scenes: Data) -> int:
     if config.iterations is not None:
         return config.iterations
     return len(scenes.patches) // config.batch * (config.epochs or 0)
+
+
+def _tried_sizes(scenes: Data) -> set[tuple[int, int]]:
+    """Sides of validation and test scenes, less multiples of 64: what a network makes of odd ones shows on these."""
+    step = math.lcm(64, scenes.test.ratio)
+    sizes = {scene.gt.shape[-2:] for part in (scenes.held_out, scenes.test) for scene in part}
+    return {(min(h, h % step + step), min(w, w % step + step)) for h, w in sizes}
 
 
 def _train(
@@ -110,6 +123,8 @@ def _train(
     state = initial_state(config, *sizes, device, scenes.start, scenes.consistency)
     if (checkpoint := run.resume()) is not None:
         state.load(checkpoint, run.path / "checkpoint.pt")
+    elif config.init is not None:
+        state.begin_with(config.init)
     ranks.same(state.step, f"checkpoint in {run.path}")  # and all have read it before the first one writes
     state.ranks, state.network = ranks, ranks.wrap(state.model)
     step = Step(config, total, placed(scenes.patches, device), scenes.consistency)
