@@ -105,8 +105,8 @@ def load_checkpoint(
         _begin_and_end(own, header, where)
         return own
     if "model" in header:
-        what = f"{where} holds weights of {header['model']}, a network from outside this workbook"
-        raise KAError(f"{what}, not of {variant or 'a row'}; give its class: load_checkpoint(…, model=Class)")
+        what = f"{where} holds weights of {header['model']}, a network from outside this workbook, not of a row"
+        raise KAError(f"{what}; whoever has its class opens it, with load_checkpoint(…, model=Class)")
     state, named = _strip(state, where), header.get("variant")
     if named and variant and named != variant:
         raise KAError(f"{where} holds weights of {named}, not {variant}; ask for variant={named!r}, or leave it out")

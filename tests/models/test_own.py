@@ -166,7 +166,7 @@ def test_files(half: bool, tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(*given), model(*given), atol=1e-2 if half else 0, rtol=0)
     assert loaded.network.norm.num_batches_tracked == 70000
     assert loaded.network.tied is loaded.network.model
-    with pytest.raises(ka.KAError, match=r"holds weights of .*:Plain, a network from outside .*give its class"):
+    with pytest.raises(ka.KAError, match=r"holds weights of .*:Plain, a network from outside .*has its class"):
         load_checkpoint(path)
     with pytest.raises(ka.KAError, match=r"does not fit .*:Plain .*Missing key"):
         load_checkpoint(path, model=Looking)
