@@ -32,3 +32,8 @@ def unknown(what: str, given: object, known: Iterable[str]) -> KAError:
 def is_whole(value: object) -> bool:
     """Whether `value` is a whole number (True and False are none)."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

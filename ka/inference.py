@@ -13,11 +13,13 @@ from ka.data.scenes import Scene
 from ka.errors import KAError, is_whole
 from ka.methods.started import begun
 from ka.models.adaptive import REACH
-from ka.models.psrt import N_BLOCKS, PSRT, WINDOWS
+from ka.models.own.adapter import Model, OwnRow
+from ka.models.psrt import N_BLOCKS, WINDOWS
 from ka.models.variants import Variant
 
 log = logging.getLogger("ka")
 
+UNSTATED = 64  # pixels that tiles of a user's own network overlap, where its class does not state its reach
 GRID = 16  # tiles start on multiples of it, so that windows and the cells of a shuffle fall as in the whole image
 
 
@@ -25,7 +27,7 @@ GRID = 16  # tiles start on multiples of it, so that windows and the cells of a 
 class Network:
     """A model as a method."""
 
-    model: PSRT  # in eval mode, on its device
+    model: Model  # in eval mode, on its device
     tile: int | None = None  # side of tiles in pixels, a multiple of 16; None: one pass where memory allows, else 256
 
     def __call__(self, scene: Scene) -> Tensor:
@@ -39,7 +41,7 @@ class Network:
 
 @torch.no_grad()
 def sharpen(
-    model: PSRT,
+    model: Model,
     up: Float[Tensor, "b bands h w"],
     msi: Float[Tensor, "b m h w"],
     tile: int | None = None,
@@ -57,7 +59,8 @@ def sharpen(
         up: upsampled LR-HSI.
         msi: HR-MSI.
         tile: side of a tile, a multiple of 16; None for one pass if it fits half of the free memory, else 256.
-            Variants bound to positions are never tiled unless asked: their result would depend on free memory.
+            Variants bound to positions, and own networks that do not state their `reach`, are never tiled unless asked:
+            their result would depend on free memory.
         lr: LR-HSI, which variants with a front need.
 
     Raises:
@@ -67,7 +70,7 @@ def sharpen(
     h, w = up.shape[-2:]
     if tile is None:
         needed, free = pass_bytes(model, up), free_bytes(up.device)
-        if (why := model.row.position_bound(h, w)) and needed > free:
+        if (why := model.row.position_bound(h, w)) and needed > free and not isinstance(model.row, OwnRow):
             raise KAError(
                 f"one pass over {h}×{w} needs about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free; with "
                 f"{model.row.name} tiles give another result ({why}): free memory, or ask for them with tile=256"
@@ -79,7 +82,7 @@ def sharpen(
     return model(up, msi, lr) if tile >= max(h, w) else _in_tiles(model, up, msi, lr, tile)
 
 
-def _in_one(model: PSRT, up: Tensor, msi: Tensor, lr: Tensor | None) -> Tensor:
+def _in_one(model: Model, up: Tensor, msi: Tensor, lr: Tensor | None) -> Tensor:
     """One pass; in tiles if a GPU's memory does not suffice after all, as when another program took it meanwhile."""
     h, w = up.shape[-2:]
     try:
@@ -102,7 +105,7 @@ def _in_one(model: PSRT, up: Tensor, msi: Tensor, lr: Tensor | None) -> Tensor:
     )
 
 
-def _in_tiles(model: PSRT, up: Tensor, msi: Tensor, lr: Tensor | None, tile: int) -> Tensor:
+def _in_tiles(model: Model, up: Tensor, msi: Tensor, lr: Tensor | None, tile: int) -> Tensor:
     """Overlapping tiles, of which the inner parts are kept."""
     (h, w), ratio = up.shape[-2:], 1 if lr is None else up.shape[-1] // lr.shape[-1]
     grid = math.lcm(GRID, ratio)
@@ -127,6 +130,8 @@ def reach(row: Variant, ratio: int = 4) -> int:
     their window, and are upsampled. For variants bound to positions there is no such number; theirs without the binding
     is given.
     """
+    if isinstance(row, OwnRow):
+        return UNSTATED if row.reach is None else row.reach
     front = REACH * ratio + 3 if row.front else 0
     if row.body != "PSRT":
         return (front or 3 * ratio) + (2 + 2 * row.blocks if row.body else 0)
@@ -139,10 +144,10 @@ def reach(row: Variant, ratio: int = 4) -> int:
     return front + pixels + 1
 
 
-def pass_bytes(model: PSRT, up: Tensor) -> int:
+def pass_bytes(model: Model, up: Tensor) -> int:
     """About the memory that one pass over `up` takes: 20 maps of `dim` channels and 3 of the image's.
 
-    A front needs some 12 of the image's and 64 beside, before the body's are there.
+    A front needs some 12 of the image's and 64 beside, before the body's are there. Of an own network it is a guess.
     """
     image = model.n_bands + model.n_msi
     per_pixel = max(20 * model.dim + 3 * image, 12 * image + 64 if model.row.front else 0)

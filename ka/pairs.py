@@ -22,6 +22,7 @@ from ka.inference import Network
 from ka.methods import Method
 from ka.methods.injection import Bicubic, LocalInjection
 from ka.models.checkpoints import load_checkpoint
+from ka.models.own.adapter import Model, OwnModel
 from ka.models.psrt import PSRT
 
 log = logging.getLogger("ka")
@@ -94,7 +95,7 @@ def pair_of(
 def sharpen(
     lr: Shaped[np.ndarray, "bands h w"] | Tensor,
     msi: Shaped[np.ndarray, "channels h*ratio w*ratio"] | Tensor,
-    model: str | Path | PSRT | Method = DEFAULT,
+    model: str | Path | Model | Method = DEFAULT,
     *,
     axes: str | None = None,
     msi_axes: str | None = None,
@@ -137,7 +138,7 @@ def sharpen(
 
 
 def method_of(
-    model: str | Path | PSRT | Method, pair: Pair, degradation: Degradation | None = None, tile: int | None = None
+    model: str | Path | Model | Method, pair: Pair, degradation: Degradation | None = None, tile: int | None = None
 ) -> Method:
     """The method that `model` names, held to a pair; arguments and errors as in `sharpen`."""
     if isinstance(model, str) and model in UNTRAINED:
@@ -151,13 +152,13 @@ def method_of(
             known = ", ".join(map(repr, UNTRAINED))
             raise KAError(f"model={str(model)!r} is neither one of {known} nor a run folder or weights' file; give one")
         model = load_checkpoint(path)
-    if not isinstance(model, PSRT):
+    if not isinstance(model, PSRT | OwnModel):
         return model
     _check_model(model, pair)
     return Network(model, tile)
 
 
-def _check_model(model: PSRT, pair: Pair) -> None:
+def _check_model(model: Model, pair: Pair) -> None:
     """Hold a model to a pair, and warn where the two images are of other sensors than it was trained for."""
     bands, channels = len(pair.lr.values), len(pair.msi.values)
     if (model.n_bands, model.n_msi) != (bands, channels):
@@ -166,10 +167,12 @@ def _check_model(model: PSRT, pair: Pair) -> None:
             f"{bands} and {channels}; use {DEFAULT!r}, or a model trained for such images"
         )
     parts: tuple[Any, ...] = (model.start, model.front, model.consistency)
-    ratios = {part.degradation.ratio for part in parts if getattr(part, "degradation", None) is not None}
-    if other := ratios - {pair.ratio}:
-        raise KAError(f"{model.row.name} was trained for ratio {min(other)}, the images are of {pair.ratio}; use "
-                      f"{DEFAULT!r}, or a model of that ratio")  # fmt: skip
+    known = [part.degradation.ratio for part in parts if getattr(part, "degradation", None) is not None]
+    if other := [ratio for ratio in (*known, model.ratio) if ratio not in (pair.ratio, None)]:
+        raise KAError(
+            f"{model.row.name} was trained for ratio {other[0]}, the images are of {pair.ratio}; use {DEFAULT!r}, or a "
+            "model of that ratio"
+        )
     if model.consistency is None:
         return
     scene, consistency = pair.scene, model.consistency

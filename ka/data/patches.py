@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ka.data.scenes import ARRAYS, Scene, SceneSet
+from ka.data.simulate import Degradation
 from ka.errors import KAError, is_whole
 
 SHARP, LOW = ("gt", "up", "msi"), ("lr",)
@@ -46,6 +47,11 @@ class Patches:
             if self.size > min(h, w):
                 fault = f"patch size: {self.size} does not fit the {h}×{w} pixels of {scene.name}"
                 raise KAError(f"{fault}; use at most {min(h, w) // ratio * ratio}")
+
+    @property
+    def degradation(self) -> Degradation:
+        """How their `lr` was simulated."""
+        return self.scene_set.degradation
 
     @cached_property
     def grids(self) -> Int[np.ndarray, "scenes 2"]:
@@ -156,6 +162,11 @@ class DevicePatches:
 
     def __len__(self) -> int:
         return len(self.patches)
+
+    @property
+    def degradation(self) -> Degradation:
+        """As of `Patches`."""
+        return self.patches.degradation
 
     def plan(self, draws: Sequence[Draw]) -> Int[Tensor, "draws b 4"]:
         """Scene, row and column of the grid, and symmetry of every patch, on the device; draws are of equal length."""

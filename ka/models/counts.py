@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ka.data.datasets import PROTOCOL
 from ka.errors import KAError
+from ka.models.own.adapter import Model, OwnModel
 from ka.models.psrt import PSRT, build
 from ka.models.study_names import dead_parameters
 
@@ -42,6 +43,14 @@ def parameter_count(variant: str, n_bands: int = 31, n_msi: int = 3, dim: int = 
     with torch.random.fork_rng(devices=[]):
         model = build(variant, n_bands, n_msi, dim)
     return ParameterCount(count_parameters(model), dead_parameters(variant, dim), count_parameters(deployed(model)))
+
+
+def parameters_of(model: Model) -> ParameterCount:
+    """Parameters of a model's variant; of a user's own network, which does not fold, as they are."""
+    if isinstance(model, OwnModel):
+        n = count_parameters(model)
+        return ParameterCount(n, 0, n)
+    return parameter_count(model.row.name, model.n_bands, model.n_msi, model.dim)
 
 
 def deployed(model: PSRT) -> PSRT:

@@ -137,7 +137,7 @@ def test_what_does_not_show_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(KAError, match="are not those of 7 bands"):
         load("files", "train", tmp_path, reading=Reading(wavelengths="430,500,860"))
     np.savetxt(tmp_path / "srf.csv", np.column_stack([np.arange(200, 205), np.ones((5, 2))]), delimiter=",")
-    with pytest.raises(KAError, match="no channel of .* lies within"):
+    with pytest.raises(KAError, match=r"no channel of .* lies within"):
         load(
             "files", "train", tmp_path / "x.npy", reading=Reading(wavelengths="450,950", srf=str(tmp_path / "srf.csv"))
         )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ka
-from ka.models.checkpoints import load_checkpoint, save_weights
+from ka.models.checkpoints import HOLDERS, load_checkpoint, save_weights
 
 FAMILIES = [
     "psrt", "psrt_misaligned", "kav1", "kav1_outer", "kav4", "kav5", "kav5_as_run", "kav8_as_run", "kav9", "kav17",
@@ -104,6 +104,42 @@ def test_truncated(suffix: str, tmp_path: Path) -> None:
         with pytest.raises(ka.KAError, match=rf"cut\.{suffix} is (truncated|damaged)") as error:
             load_checkpoint(path, "kav11")
         assert "\n" not in str(error.value)
+
+
+PREFIXES = ("model.", "module.", "_orig_mod.", "module.model.", "_orig_mod.module.", "module._orig_mod.model.")
+
+
+@pytest.mark.parametrize(("holder", "prefix"), list(zip(HOLDERS, PREFIXES, strict=True)))
+def test_files_of_the_field(holder: str, prefix: str, tmp_path: Path) -> None:
+    """A state dict beside an epoch and an optimiser, in whatever nesting, with whatever was put before its names."""
+    model, path = small("kav21"), tmp_path / "file.pth"
+    state, adam = model.state_dict(), {"state": {0: {"step": torch.ones(())}}, "param_groups": [{"lr": 0.1}]}
+    named = {f"{prefix}{key}": value for key, value in state.items()}
+    beside = {"epoch": 3, "optimizer": adam, "params": {"lr": 0.1}, "best": None, "step": torch.ones(())}
+    for held in (named, {holder: state}, beside | {holder: named}, {"net": {"model": {holder: named}}}):
+        torch.save(held, path)
+        for source in (path, held):
+            loaded = load_checkpoint(source, "kav21").state_dict()
+            assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    torch.save(named | {"front.learned._orig_mod.0.bias": state["front.learned.0.bias"]}, path)
+    with pytest.raises(ka.KAError, match=r"unexpected front\.learned\._orig_mod\.0\.bias, as another weight is"):
+        load_checkpoint(path, "kav21")
+
+
+def test_two_state_dicts_in_a_file(tmp_path: Path) -> None:
+    state, path = small("kav11").state_dict(), tmp_path / "two.pth"
+    for held in ({"params": state, "params_ema": state}, {"model": {"net": state, "state_dict": state}}):
+        torch.save(held, path)
+        with pytest.raises(
+            ka.KAError, match=r"two\.pth holds 2 state dicts \((params, params_ema|state_dict, net)\); load it"
+        ):
+            load_checkpoint(path, "kav11")
+    torch.save({"model": {"net": [state]}}, path)
+    with pytest.raises(ka.KAError, match="entry 'model' is no tensor"):
+        load_checkpoint(path, "kav11")
+    torch.save({"generator": state}, path)
+    with pytest.raises(ka.KAError, match="entry 'generator' is no tensor"):
+        load_checkpoint(path, "kav11")
 
 
 class Bomb:

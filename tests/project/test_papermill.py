@@ -87,6 +87,14 @@ def test_a_cave_model_in_the_notebooks(cave_root: Path, tmp_path: Path) -> None:
         assert sum(isinstance(value, Image) for value in values) == pictures
 
 
+def test_a_run_of_other_data_in_the_notebooks(finished: Path) -> None:
+    """Four bands, of HDF5 files: it is shown on the test scenes of its own configuration."""
+    for notebook, pictures in (("kernels", 11), ("attention", 4)):
+        printed, values = run_here(notebook, runs=str(finished.parent), model=str(finished), layer=9)
+        assert "test_0" in printed
+        assert sum(isinstance(value, Image) for value in values) == pictures
+
+
 @pytest.fixture
 def corners(cave_root: Path, tmp_path: Path) -> Path:
     """The upper left 192×192 pixels of three scenes."""

@@ -29,7 +29,7 @@ def constant_rate(config: Config, scenes: Data, every: int = 5) -> list[dict[str
     if config.iterations is None or not scenes.val:
         raise KAError("this small training wants iterations and validation scenes; give iterations, not epochs")
     sizes, device = (scenes.train.n_bands, scenes.train.n_msi), pick_device(config.device)
-    state = initial_state(config, *sizes, device, scenes.start, scenes.consistency)
+    state = initial_state(config, *sizes, device, scenes.start, scenes.consistency, scenes.train.degradation)
     one_step = Step(config, config.iterations, scenes.patches, scenes.consistency)
     history = []
     for step in range(every, config.iterations + 1, every):

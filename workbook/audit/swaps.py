@@ -21,7 +21,7 @@ from ka.errors import KAError
 from ka.evaluation import evaluate
 from ka.inference import GRID, Network
 from ka.methods import Method
-from ka.models.psrt import PSRT
+from ka.models.own.adapter import Model
 from workbook.results.stored import SHOWN, Means, means, measure_runs
 from workbook.training.run import begun_runs
 from workbook.training.scenes import data_at
@@ -30,14 +30,14 @@ from workbook.views.kernel_field import regressed
 Kernels = Float[Tensor, "1 k n rows columns"]
 
 
-def kernels_of(model: PSRT, scene: Scene) -> Kernels:
+def kernels_of(model: Model, scene: Scene) -> Kernels:
     """The kernels that a model makes of a whole scene; a `KAError` if it regresses none."""
     if model.front is None or model.front.sees == "nothing":
         raise KAError(f"{model.row.name} regresses no kernels; give runs of kav20 … kav22")
     return regressed(model, model.front, scene.load())[1]
 
 
-def with_kernels(model: PSRT, kernels: Kernels) -> PSRT:
+def with_kernels(model: Model, kernels: Kernels) -> Model:
     """A copy of a model whose kernels are these, whatever it is shown: for one pass over a whole image."""
     fixed = copy.deepcopy(model)
     assert fixed.front is not None
@@ -49,7 +49,7 @@ def with_kernels(model: PSRT, kernels: Kernels) -> PSRT:
     return fixed
 
 
-def swapped(model: PSRT, scenes: SceneSet) -> dict[str, dict[str, float]]:
+def swapped(model: Model, scenes: SceneSet) -> dict[str, dict[str, float]]:
     """Means over scenes of `SHOWN`, with own kernels, with their mean over the image, with another image's."""
     if len(scenes) < 2:
         raise KAError(f"{scenes.name}: kernels of another image want two scenes or more; choose another split")

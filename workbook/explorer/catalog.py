@@ -1,5 +1,6 @@
 """What there is to look at: models and images by name, for the notebooks and the explorers."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from ka.methods.started import begun
 from ka.models.checkpoints import load_checkpoint
 from ka.models.psrt import LAYERS, PSRT, WINDOWS
 from workbook.paths import CHECKPOINTS, runs_folder
+from workbook.training.run import Run
+from workbook.training.scenes import load_data
 from workbook.views.kernel_field import KernelField, kernel_field
 from workbook.views.plots import as_rgb
 from workbook.views.trace import Trace, check_index, trace
@@ -71,11 +74,47 @@ def scene_crops(data_root: str | Path | None = None) -> dict[str, SceneCrop]:
 
 
 def _crop(scenes: SceneSet, scene: Scene) -> SceneCrop:
-    h, w = scene.gt.shape[-2:]
-    height, width = (min(side // WINDOWS[0] * WINDOWS[0], SIDE) for side in (h, w))
+    (h, w), unit = scene.gt.shape[-2:], math.lcm(WINDOWS[0], scenes.ratio)  # whole windows, whole low-resolution pixels
+    height, width = (min(side, max(SIDE, unit)) // unit * unit for side in (h, w))
+    if not height * width:
+        raise KAError(f"{scene.name} of {h}×{w} pixels is too small to look at; choose one of at least {unit}×{unit}")
     top, left = ((side - cut) // 2 // scenes.ratio * scenes.ratio for side, cut in ((h, height), (w, width)))
     gt = scene.crop(top, left, height, width).gt
     return SceneCrop(scene.load(), (top, left, height, width), as_rgb(gt, scenes.display, gt), scenes)
+
+
+class Images(dict[str, SceneCrop]):
+    """Images by name; `unread` ones, of runs' own data, are read when they are first asked for."""
+
+    def __init__(self, images: Mapping[str, SceneCrop]) -> None:
+        super().__init__(images)
+        self.unread: dict[str, tuple[SceneSet, int]] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.unread
+
+    def __missing__(self, name: str) -> SceneCrop:
+        scenes, index = self.unread[name]
+        self[name] = _crop(scenes, scenes[index])
+        return self[name]
+
+    def add(self, run: Path) -> list[str]:
+        """Names of the test scenes of a run's own data; a `KAError` if they are not on this machine."""
+        config = Run(run).config()
+        if config is None:
+            raise KAError(f"{run} lacks config.json, which says what its data are; restore it")
+        try:
+            scenes = load_data(config).test
+        except KAError as error:
+            raise KAError(f"the data that {run.name} was trained on are not here as they were: {error}") from error
+        names = []
+        for index, scene in enumerate(scenes.scenes):
+            name, there = scene.name, self.get(scene.name)
+            if there is None or (there.scenes.name, there.scenes.degradation) != (scenes.name, scenes.degradation):
+                name += f" ×{scenes.ratio}, {run.name}" if name in self else ""
+                self.unread[name] = scenes, index
+            names.append(name)
+        return names
 
 
 class Catalog:
@@ -86,7 +125,9 @@ class Catalog:
             raise KAError("there is no model to look at; train one (make train), or give a checkpoint")
         if not images:
             raise KAError("there is no image to look at")
-        self.models, self.images = dict(models), dict(images)
+        self.models, self.images = dict(models), Images(images)
+        self.homes: dict[PSRT, Path] = {}  # run folders of the models read so far
+        self.own: dict[object, list[str]] = {}  # images of runs' own data, once for all runs on the same
         self.model: Callable[[str], PSRT] = cache(self._model)  # read once
         self.trace: Callable[[str, str], Trace] = lru_cache(12)(self._trace)  # what a model saw in an image
         self.field: Callable[[str, str], KernelField] = lru_cache(4)(self._field)  # its kernels, all over the scene
@@ -94,7 +135,10 @@ class Catalog:
     def _model(self, name: str) -> PSRT:
         if name not in self.models:
             raise unknown("model", name, self.models)
-        return load_checkpoint(self.models[name])
+        model, path = load_checkpoint(self.models[name]), Path(self.models[name])
+        if path.is_dir():
+            self.homes[model] = path
+        return model
 
     def _trace(self, model: str, image: str) -> Trace:
         if image not in self.images:
@@ -108,13 +152,35 @@ class Catalog:
         return kernel_field(self.model(model), crop.scene, crop.scenes.msi_names)
 
     def images_for(self, model: PSRT) -> list[str]:
-        """Names of the images that have the model's bands; where there is none, a `KAError`."""
-        bands = (model.n_bands, model.n_msi)
-        fitting = [name for name, image in self.images.items() if image.bands == bands]
-        if not fitting:
-            wanted = f"{bands[0]} + {bands[1]} bands"
-            raise KAError(f"no image at hand has the model's {wanted}; give data_root, the folder of CAVE")
-        return fitting
+        """Names of the images that have the model's bands and ratio: of a run, first the test scenes of its own data.
+
+        Where there is none, a `KAError` that says which data are missing.
+        """
+        wanted, missing, own = (model.n_bands, model.n_msi), "", list[str]()
+        try:
+            own = self._own(self.homes[model]) if model in self.homes else []
+        except KAError as error:
+            missing = str(error)
+        ratio = _ratio(model)
+        fitting = [
+            name for name, image in self.images.items() if image.bands == wanted and ratio in (None, image.scene.ratio)
+        ]
+        if not own + fitting:
+            what = f"{wanted[0]} + {wanted[1]} bands" + (f" at ratio {ratio}" if ratio else "")
+            raise KAError(missing or f"no image at hand has the model's {what}; give data_root, the folder of CAVE")
+        return list(dict.fromkeys(own + fitting))
+
+    def _own(self, run: Path) -> list[str]:
+        digest = Run(run).metrics().get("test_digest") if Run(run).finished else None
+        if (digest or run) not in self.own:
+            self.own[digest or run] = self.images.add(run)
+        return self.own[digest or run]
+
+
+def _ratio(model: PSRT) -> int | None:
+    """The ratio that a model is bound to, by its front, its start or its consistency; None if by none."""
+    parts = (getattr(part, "degradation", None) for part in (model.front, model.start, model.consistency))
+    return next((degradation.ratio for degradation in parts if degradation is not None), None)
 
 
 def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | Path | None = None) -> Catalog:

@@ -32,7 +32,7 @@ WEIGHTS = ("best", "last", "average")
 MEASURED = ("bicubic", "linear injection", "best")  # in every run; older ones lack local injection, newer ones `last`
 # Where a run lies, how often it is saved and what it runs on do not belong to a protocol; these are not even exported:
 NOT_KEPT = ("run_dir", "data_root", "checkpoint_every")
-FREE = (*NOT_KEPT, "variant", "seed", "device", "deterministic")
+FREE = (*NOT_KEPT, "variant", "model", "seed", "device", "deterministic")
 NOTED = ("step", "loss", "psnr", "psnr_average")
 KEPT = ("time", "python", "packages", "commit", "system", "cpu", "cores", "threads", "memory_gib", "gpu")
 
@@ -73,7 +73,8 @@ class Record:
             starts = msgspec.json.decode((run.path / "environment.json").read_bytes())["starts"]
             values = {
                 "format": 1,
-                "config": {key: value for key, value in config.to_dict().items() if key not in NOT_KEPT},
+                "config": {key: value for key, value in config.to_dict().items() if key not in NOT_KEPT}
+                | {"init": config.init and Path(config.init).name},
                 "environment": {key: starts[-1].get(key) for key in KEPT} | {"starts": len(starts)},
                 **{key: metrics[key] for key in ("split", "best", "iterations", "seconds", "parameters")},
                 "methods": {name: evaluation["scenes"] for name, evaluation in metrics["methods"].items()},
@@ -113,12 +114,13 @@ class Result:
 
     @property
     def name(self) -> str:
-        return f"{self.config.variant}-seed{self.config.seed}"
+        return f"{self.config.name}-seed{self.config.seed}"
 
     @property
     def protocol(self) -> dict[str, Any]:
         """What must be the same in all runs of one protocol."""
-        return {key: value for key, value in self.config.to_dict().items() if key not in FREE}
+        kept = {key: value for key, value in self.config.to_dict().items() if key not in FREE}
+        return kept | {"init": self.config.init and "weights"}  # each model has its own
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -198,7 +200,8 @@ def check(results: Iterable[Result]) -> list[Result]:
     A `KAError`: configurations that differ in more than variant and seed (the fields are named); a variant with the
     same seed twice; other test scenes, or other values of the methods without training.
     """
-    order = list(VARIANTS)
+    results = list(results)
+    order = in_order(result.config.variant for result in results)
     ordered = sorted(results, key=lambda result: (order.index(result.config.variant), result.config.seed))
     for before, result in pairwise(ordered):
         if before.name == result.name:
@@ -217,6 +220,11 @@ def check(results: Iterable[Result]) -> list[Result]:
                 what = f"on different data ({method} has other scenes or values)"
                 raise KAError(f"{both} were measured {what}; measure both on the same")
     return ordered
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Every row of the table, then the own networks among `names`."""
+    return [*VARIANTS, *sorted(set(names) - set(VARIANTS))]
 
 
 def _alike(first: Evaluation, second: Evaluation) -> bool:
@@ -251,7 +259,7 @@ def _load(path: Path) -> Result:
 
 def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
     """Keep a finished run's best weights as `<variant>.safetensors` in a folder (see `keep_weights`)."""
-    path = Path(folder) / f"{run.metrics()['variant']}.safetensors"
+    path = Path(folder) / f"{run.metrics()['variant'].replace(':', '.')}.safetensors"
     keep_weights(run, path)
     return path
 

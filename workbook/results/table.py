@@ -20,7 +20,7 @@ from ka.models.study_names import dead_parameters
 from ka.models.variants import PSRT_ROWS, VARIANTS, variant
 from workbook.results.compare import Difference, Fit, Values, judge
 from workbook.results.speed import Measurement, Spread
-from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, Result, check
+from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, Result, check, in_order
 from workbook.results.study import BASELINE, Reported, printed_for
 
 
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A protocol's rows: methods without training, then every variant in the order of `ka.VARIANTS`; notes on them."""
+    """A protocol's rows: methods without training, every variant in the order of `ka.VARIANTS`, own networks; notes."""
 
     rows: Sequence[Row]
     baseline: str
@@ -70,11 +70,12 @@ def table(
 
     Args:
         results: from `read`, `from_runs` or `merge`; if they do not belong together, a `KAError`.
-        baseline: the variant that differences are taken to; an unknown one is a `KAError`.
+        baseline: the variant (or own network) that differences are taken to; an unknown one is a `KAError`.
         which: `best` (chosen on validation scenes), `last` or `average` weights; any other is a `KAError`.
         measurement: what `make bench` measured for CAVE at dim 48 (`speed.read`); without it rows have no costs.
     """
-    variant(baseline)
+    if baseline not in {result.config.variant for result in results}:
+        variant(baseline)
     if which not in WEIGHTS:
         raise unknown("which =", which, WEIGHTS)
     results = check(results)
@@ -84,7 +85,7 @@ def table(
     scenes = _scenes(results)
     values = measured(results, which)
     seeds = {name: tuple(result.config.seed for result in of_variant) for name, of_variant in runs.items()}
-    compared = [name for name in VARIANTS if name != baseline and runs[name] and runs[baseline]]
+    compared = [name for name in runs if name != baseline and runs[name] and runs[baseline]]
     changes = differences([{name: 1, baseline: -1} for name in compared], values, seeds)
     to_baseline = dict(zip(compared, changes, strict=True))
     first = [result.methods for result in results[:1]]
@@ -117,8 +118,9 @@ def _with_costs(row: Row, measurement: Measurement | None) -> Row:
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The runs of every variant there is, in the order of seeds; an empty list where there is none."""
-    return {name: [result for result in results if result.config.variant == name] for name in VARIANTS}
+    """The runs of every variant there is, and of own networks, by seed; an empty list where there is none."""
+    names = in_order(result.config.variant for result in results)
+    return {name: [result for result in results if result.config.variant == name] for name in names}
 
 
 def _scenes(results: Sequence[Result]) -> dict[str, list[str]]:

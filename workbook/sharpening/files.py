@@ -20,6 +20,7 @@ from ka.methods import Method
 from ka.metrics import METRICS, measure
 from ka.pairs import DEFAULT, UNTRAINED, Pair, method_of, pair_of
 from workbook.sharpening.tiles import TILE, Canvas, Tell, paint
+from workbook.training.run import Run
 
 KINDS = re.compile(r"[_-](lr|hsi|lrhsi|lr_?hsi|ms|msi|hrmsi|hr_?msi|rgb|sharp)$", re.IGNORECASE)
 """Endings of names that tell a pair's two images apart."""
@@ -52,7 +53,9 @@ class Request:
 
     def method(self, pair: Pair) -> Method:
         """What sharpens the pair."""
-        return method_of(self.model, pair, Degradation(pair.ratio, self.blur_size, self.blur_sigma))
+        run = Run(user_path(self.model))
+        model = run.model() if self.model not in UNTRAINED and run.config() is not None else self.model
+        return method_of(model, pair, Degradation(pair.ratio, self.blur_size, self.blur_sigma))
 
     @property
     def target(self) -> Path:

@@ -17,7 +17,7 @@ from ka.models.variants import VARIANTS
 from workbook.environment import environment
 from workbook.training.config import PRESETS, Config
 
-NOT_SHARED = ("variant", "seed", "run_dir", "data_root", "device")
+NOT_SHARED = ("variant", "model", "init", "seed", "run_dir", "data_root", "device")
 
 
 def all_rows() -> tuple[str, ...]:

@@ -26,7 +26,9 @@ Factor = Annotated[float, Meta(ge=1e-6, le=1e6)]
 class Config:
     """Everything that decides the outcome of a run; equal configurations give equal weights on one machine."""
 
-    variant: str = "kav11"  # the model, a key of `ka.VARIANTS`
+    variant: str = "kav11"  # the model, a key of `ka.VARIANTS`; the own network's name where there is one
+    model: str | None = None  # a network of one's own in its place, as `package.module:Class` (docs/own-model.md)
+    init: str | None = None  # begin with the weights of this run folder, checkpoint or published file
     dataset: str = "indian_pines"  # one of `ka.data.DATASETS`
     data_root: str | None = None  # folder or file of cave and h5
     ratio: Annotated[int, Meta(ge=2, le=32)] = 4  # between HR-MSI and LR-HSI
@@ -93,16 +95,14 @@ class Config:
         """Check every field, so that a wrong one stops the run before it starts."""
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
-        for name in ("data_root", "run_dir"):
+        for name in ("data_root", "run_dir", "init", "srf"):
             if (path := getattr(self, name)) is not None and path.startswith("~"):
                 object.__setattr__(self, name, str(user_path(path)))
-        variant(self.variant)
-        if self.dataset not in DATASETS:
-            raise unknown("dataset", self.dataset, DATASETS)
-        if self.dataset != "indian_pines" and self.data_root is None:
-            raise KAError(f"dataset={self.dataset!r} needs data_root, the folder (or file) that holds it")
-        if self.dataset == "indian_pines" and self.data_root is not None:
-            raise KAError("data_root is given, but the embedded scene needs none; add dataset='cave', 'h5' or 'files'")
+        if self.model is None:
+            variant(self.variant)
+        else:
+            object.__setattr__(self, "variant", self.model)
+        self._check_data()
         if (self.iterations is None) == (self.epochs is None):
             raise KAError("a run is so many iterations or so many epochs long; give one of the two, not both")
         if self.dim % 8:
@@ -116,6 +116,14 @@ class Config:
         kind, _, number = self.device.partition(":")
         if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
             raise KAError(f"device={self.device!r} is unknown; choose auto, cpu, cuda or cuda:N")
+
+    def _check_data(self) -> None:
+        if self.dataset not in DATASETS:
+            raise unknown("dataset", self.dataset, DATASETS)
+        if self.dataset != "indian_pines" and self.data_root is None:
+            raise KAError(f"dataset={self.dataset!r} needs data_root, the folder (or file) that holds it")
+        if self.dataset == "indian_pines" and self.data_root is not None:
+            raise KAError("data_root is given, but the embedded scene needs none; add dataset='cave', 'h5' or 'files'")
 
     @classmethod
     def preset(cls, name: str = "demo", **changes: Any) -> Self:
@@ -131,6 +139,11 @@ class Config:
             if changes.get(length) is not None and other not in changes:
                 values[other] = None
         return cls(**(values | changes))
+
+    @property
+    def name(self) -> str:
+        """The model's, as part of a file's name."""
+        return self.variant.replace(":", ".")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -47,13 +47,16 @@ def train_on(
     if devices == 1:
         return train(config, scenes, restart=restart, watch=watch)
     run = Run(run_folder(config).resolve())
-    root = None if config.data_root is None else str(Path(config.data_root).resolve())
-    fields = config.to_dict() | {"run_dir": str(run.path), "data_root": root}
+    paths = {
+        key: value and str(Path(value).resolve()) for key in ("data_root", "init") for value in [getattr(config, key)]
+    }
+    fields = config.to_dict() | {"run_dir": str(run.path)} | paths
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     command = [*torchrun, "-m", "workbook.training.distributed", "demo", *(f"{k}={v!r}" for k, v in fields.items())]
     # Errors come back in files outside the run folder, which may be in use, or what cannot be written.
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w+", encoding="utf-8") as log:
-        environment = {**os.environ, PARENT: str(os.getpid()), ERRORS: folder}
+        where = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))  # of one's own network
+        environment = {**os.environ, PARENT: str(os.getpid()), ERRORS: folder, "PYTHONPATH": where}
         command += ["--restart"] if restart else []
         code = _watched(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment), run, watch)
         errors = [path.read_text(encoding="utf-8") for path in sorted(Path(folder).glob("rank*.txt"))]

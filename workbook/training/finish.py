@@ -11,7 +11,7 @@ from ka.evaluation import evaluate
 from ka.files import write_json
 from ka.inference import Network
 from ka.methods import Method
-from ka.models.counts import parameter_count
+from ka.models.counts import parameters_of
 from workbook.training.devices import forget_peak, peak_bytes
 from workbook.training.run import Run
 from workbook.training.scenes import Data
@@ -48,7 +48,7 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     if best_step == state.step:
         evaluations[best_of] = evaluations["best"]
     memory["test_mib"] = round(peak_bytes(device) / 2**20)
-    count = parameter_count(model.row.name, model.n_bands, model.n_msi, model.dim)
+    count = parameters_of(model)
     values = {
         "variant": model.row.name,
         "dataset": scenes.test.name,

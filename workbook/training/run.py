@@ -1,7 +1,7 @@
 """A run is a folder; this is what lies in it, and how it survives being killed.
 
     config.json         what was asked for
-    environment.json    versions, git commit, hardware, of every start; a digest of the data
+    environment.json    versions, git commit, hardware, of every start; a digest of the data; the weights it began from
     history.jsonl       a line per validation (and the loss since the last one)
     checkpoint.pt       everything needed to go on (weights, averages, optimiser, step)
     best.safetensors    the weights that validation chose; last.safetensors, average.safetensors: the final ones
@@ -10,6 +10,7 @@
 Every file but the history is replaced whole; the history is cut back to the checkpoint when a run goes on.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 
 from ka.errors import KAError, is_whole
 from ka.files import write_bytes, write_json
-from ka.models.checkpoints import load_checkpoint, save_weights
-from ka.models.psrt import PSRT
+from ka.models.checkpoints import load_checkpoint, save_weights, weights_file
+from ka.models.own.adapter import Model, find_network
 from workbook.environment import environment
 from workbook.training.config import Config
 
@@ -98,9 +99,14 @@ class Run:
         old, new = before.to_dict(), config.to_dict()
         # Where the run and its data lie and how often it is saved do not change its outcome (see `check_data`).
         free = {"run_dir", "checkpoint_every", "data_root"}
-        changed = [f"{k}: {old[k]!r} there, {new[k]!r} asked" for k in new if k not in free and old[k] != new[k]]
-        if changed:
+        free |= {"init"} if config.init and before.init else set()  # `begun_from` looks at the weights themselves
+        differing = [key for key in new if key not in free and old[key] != new[key]]
+        if differing:
+            changed = [f"{key}: {old[key]!r} there, {new[key]!r} asked" for key in differing]
             cure = "choose another run_dir, or restart=True to train it anew"
+            if self.finished and set(differing) <= {"iterations", "epochs"}:
+                longer = f"-p init {self.path} -p run_dir NEW -p {differing[0]} N"
+                cure = f"to train it longer, by N, begin a new run with its weights: {longer}"
             raise KAError(f"{self.path} holds another run ({'; '.join(changed)}); {cure}")
 
     def check_data(self, digest: str) -> None:
@@ -112,14 +118,37 @@ class Run:
             cure = "give those, choose another run_dir, or restart=True to train it anew"
             raise KAError(f"{self.path} was begun on other data than these (number, size or values differ); {cure}")
 
-    def start(self, config: Config, digest: str | None = None) -> None:
-        """Note configuration, environment and data, and sweep up what a killed process was writing."""
+    def start(self, config: Config, digest: str | None = None, init: Mapping[str, str] | None = None) -> None:
+        """Note configuration, environment, data and `begun_from`, and sweep up what a killed process was writing."""
         for part in self.path.glob(".*.part"):
             part.unlink()
         write_json(self.path / "config.json", config.to_dict())
         path = self.path / "environment.json"
         starts = self._json("environment.json").get("starts", []) if path.exists() else []
-        write_json(path, {"starts": [*starts, environment()], "data": digest})
+        noted = {"starts": [*starts, environment()], "data": digest}
+        write_json(path, noted | ({"init": dict(init)} if init else {}))
+
+    def begun_from(self, config: Config, anew: bool = False) -> dict[str, str] | None:
+        """Path and digest of the weights that the run begins with, None for fresh ones; as noted at its first start.
+
+        `anew`: whatever the folder holds. A `KAError` if they are not there (and the run has no checkpoint yet), or are
+        others than those that it began with.
+        """
+        if config.init is None:
+            return None
+        path = self.path / "environment.json"
+        known = path.exists() and not anew
+        noted: dict[str, str] | None = self._json("environment.json").get("init") if known else None
+        if noted is not None and not Path(config.init).exists() and (self.path / "checkpoint.pt").exists():
+            return noted
+        file = weights_file(config.init)
+        if self.path.resolve() in (file.parent.resolve(), file.resolve()):
+            raise KAError(f"init={config.init!r} is of this run itself; choose another run_dir for the new one")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if noted is not None and noted["sha256"] != digest:
+            cure = "give those again, or choose another run_dir"
+            raise KAError(f"{file} holds other weights than those that {self.path} began with; {cure}")
+        return noted or {"path": str(file.resolve()), "sha256": digest}
 
     def clear(self) -> None:
         """Remove what a former run left, and nothing else."""
@@ -177,13 +206,18 @@ class Run:
             raise KAError(f"{path} is damaged; restore a copy, or start anew with restart=True") from error
         return state
 
-    def save_model(self, name: str, model: PSRT, step: int, weights: str, ratio: int) -> None:
+    def save_model(self, name: str, model: Model, step: int, weights: str, ratio: int) -> None:
         """Write weights as `best`, `last` or `average`, with the iteration and the kind (last, average) they are of."""
         save_weights(self.path / f"{name}.safetensors", model, step=step, weights=weights, ratio=ratio)
 
-    def model(self, which: str = "best") -> PSRT:
-        """The model with the run's `best`, `last` or `average` weights."""
-        return load_checkpoint(self.path / f"{which}.safetensors")
+    def model(self, which: str = "best") -> Model:
+        """The model with the run's `best`, `last` or `average` weights. A user's own network is imported by the name in
+        config.json (never by one in a file of weights).
+        """
+        config, path = self.config(), self.path / f"{which}.safetensors"
+        if config is None or config.model is None:
+            return load_checkpoint(path)
+        return load_checkpoint(path, model=find_network(config.model))
 
     def best(self) -> tuple[int, str]:
         """Step of the best weights, and whether they are the last or the average ones: as their file says.

@@ -5,8 +5,8 @@ All that is random is drawn from (seed, iteration), so the number of the iterati
 
 import copy
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,6 +26,9 @@ from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, Start
 from ka.metrics import ssim
 from ka.models.adaptive import degraded
+from ka.models.checkpoints import load_weights
+from ka.models.own.adapter import Model, OwnModel, find_network, own_model
+from ka.models.own.trial import try_out
 from ka.models.psrt import PSRT, build
 from workbook.training.config import Config
 from workbook.training.ranks import ALONE, Ranks
@@ -39,8 +42,8 @@ SCALARS = ("step", "seconds", "loss_sum", "loss_count", "best", "best_step", "be
 class State:
     """What changes during a run, and what a checkpoint holds; `network` is the model as `ranks` run it."""
 
-    model: PSRT
-    average: PSRT
+    model: Model
+    average: Model
     optimizer: torch.optim.Optimizer
     network: torch.nn.Module
     ranks: Ranks = ALONE
@@ -55,6 +58,11 @@ class State:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def begin_with(self, source: str) -> None:
+        """Take over the weights of a checkpoint, and nothing else of it."""
+        load_weights(self.model, source)
+        self.average.load_state_dict(self.model.state_dict())
 
     def to_dict(self) -> dict[str, Any]:
         parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
@@ -79,13 +87,12 @@ def initial_state(
     device: torch.device,
     start: Start = BICUBIC,
     consistency: Consistency | None = None,
+    degradation: Degradation | None = None,
 ) -> State:
     """A model, its average and its optimiser at step 0; the global random state is left alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        model = build(config.variant, n_bands, n_msi, config.dim).to(device)
+    model = fresh(config, n_bands, n_msi, device)
     model.start, model.consistency = start, consistency
-    factors = _begin(model, config)
+    factors = _begin(model, config, degradation or Degradation(config.ratio)) if isinstance(model, PSRT) else {}
     groups: dict[float, list[Tensor]] = {}
     for parameter in model.parameters():
         groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
@@ -95,11 +102,27 @@ def initial_state(
     return State(model, copy.deepcopy(model), optimizer, model)
 
 
-def _begin(model: PSRT, config: Config) -> dict[Tensor, float]:
+def fresh(
+    config: Config, n_bands: int, n_msi: int, device: torch.device, sizes: Iterable[tuple[int, int]] = ()
+) -> Model:
+    """The run's model as it is initialised. One's own is tried on a patch, and on images of `sizes`; a `KAError` if it
+    cannot work.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        if config.model is None:
+            return build(config.variant, n_bands, n_msi, config.dim).to(device)
+        made = own_model(find_network(config.model), n_bands, n_msi, config.ratio, config.dim, config.model)
+    model = made.to(device)
+    try_out(model, {(config.patch, config.patch), *sizes})
+    return model
+
+
+def _begin(model: PSRT, config: Config, degradation: Degradation) -> dict[Tensor, float]:
     """Put a fresh model at its start; gives the factors on the learning rate of those parameters that have one."""
     factors: dict[Tensor, float] = {}
     if model.front is not None:
-        model.front.begin(Degradation(config.ratio), model.start.matrix)
+        model.front.begin(degradation, model.start.matrix)
         factors |= dict.fromkeys(model.front.parameters(), config.front_lr)
     if model.body is not None:
         return factors | dict.fromkeys(model.body.parameters(), config.body_lr)
@@ -129,11 +152,11 @@ class Step:
         self.draw: Callable[[int], Draw] = partial(draw, len(patches), config.batch, config.seed, config.augment)
         end = total if config.schedule == "cosine" else None
         # What was flipped or rotated is observed anew: the sensor's grid does not turn with the scene.
-        self.turned = Degradation(config.ratio) if config.augment else None
+        self.turned = patches.degradation if config.augment else None
         self.rate: Callable[[int], float] = partial(learning_rate, config.lr, config.warmup, end)
         self.loss, self.precision = LOSSES[config.loss], PRECISIONS[config.amp]
         self.inside = partial(_inside, config.margin)
-        self.clip, self.ema = config.clip, config.ema
+        self.clip, self.ema, self.seed = config.clip, config.ema, config.seed
         self.cure = f"lower lr (now {config.lr:g}) or lengthen warmup (now {config.warmup})"
 
     def __call__(self, state: State, count: int = 1) -> float:
@@ -155,7 +178,7 @@ class Step:
             up, msi, lr, gt = (share[key].to(state.device, non_blocking=True) for key in ("up", "msi", "lr", "gt"))
             if self.turned is not None:
                 lr = degraded(gt, self.turned)
-            with self.precision(state.device.type):
+            with self.precision(state.device.type), self.chance(state):
                 prediction = state.network(up, msi, lr)
             image = self.project(prediction.float(), msi)
             loss = self.loss(self.inside(image), self.inside(gt))
@@ -172,7 +195,19 @@ class Step:
             state.step += 1
             decay = min(self.ema, state.step / (10 + state.step))
             get_ema_multi_avg_fn(decay)(averages, weights, None)
+            for averaged, buffer in zip(state.average.buffers(), state.model.buffers(), strict=True):
+                averaged.copy_(buffer)  # running means, of networks that have some
         return last
+
+    @contextmanager
+    def chance(self, state: State) -> Iterator[None]:
+        """What a user's own network draws (dropout) is of (seed, iteration) too; rows draw nothing."""
+        if not isinstance(state.model, OwnModel):
+            yield
+            return
+        with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
+            torch.manual_seed(self.seed + state.step)
+            yield
 
     def _read(self, unread: list[Float[Tensor, "2"]], state: State) -> float:
         """Add up the losses to the present iteration, each beside its gradient's norm; gives the last."""

@@ -19,6 +19,7 @@ from ka.data.scan import digest, scan
 from ka.errors import KAError
 from ka.evaluation import Evaluation, evaluate, finite
 from ka.inference import Network
+from ka.models.checkpoints import load_weights
 from workbook.paths import runs_folder
 from workbook.training.config import Config
 from workbook.training.devices import deterministic, pick_device, placed
@@ -26,7 +27,7 @@ from workbook.training.finish import finish
 from workbook.training.ranks import ALONE, Ranks
 from workbook.training.run import Run
 from workbook.training.scenes import Data, load_data
-from workbook.training.step import State, Step, initial_state, read_every
+from workbook.training.step import State, Step, fresh, initial_state, read_every
 
 Watch = Callable[[list[dict[str, Any]]], None]
 VALIDATED = ("psnr", "sam", "ergas", "rmse")
@@ -77,7 +78,7 @@ def run_folder(config: Config) -> Path:
     """`run_dir`, or one under `runs/` named after dataset, variant, dim and seed."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    return runs_folder() / f"{config.dataset}-{config.variant}-dim{config.dim}-seed{config.seed}"
+    return runs_folder() / f"{config.dataset}-{config.name}-dim{config.dim}-seed{config.seed}"
 
 
 def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data | None:
@@ -103,12 +104,16 @@ def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data
     if config.warmup >= total and before is None:  # runs begun before this was refused go on
         cure = f"choose a warmup of at most {total - 1} (-p warmup {total // 10}) or more iterations"
         raise KAError(f"warmup={config.warmup} leaves nothing of a run of {total} iterations; {cure}")
-    pick_device(config.device)
+    device, init = pick_device(config.device), run.begun_from(config, restart)
     # What is broken is found now, not when it is drawn, or after training.
     scan(*((scenes.train, scenes.held_out, scenes.test) if before is None else (scenes.test,)))
+    if config.model is not None or config.init is not None:  # So is a network that cannot do what is asked
+        model = fresh(config, scenes.train.n_bands, scenes.train.n_msi, device, _tried_sizes(scenes))
+        if config.init is not None and Path(config.init).exists():
+            load_weights(model, config.init)
     if restart:
         run.clear()
-    run.start(config, seen)
+    run.start(config, seen, init)
     return scenes
 
 
@@ -118,15 +123,24 @@ def _iterations(config: Config, scenes: Data) -> int:
     return len(scenes.patches) // config.batch * (config.epochs or 0)
 
 
+def _tried_sizes(scenes: Data) -> set[tuple[int, int]]:
+    """Sides of validation and test scenes, less multiples of 64: what a network makes of odd ones shows on these."""
+    step = math.lcm(64, scenes.test.ratio)
+    sizes = {scene.gt.shape[-2:] for part in (scenes.held_out, scenes.test) for scene in part}
+    return {(min(h, h % step + step), min(w, w % step + step)) for h, w in sizes}
+
+
 def _train(
     config: Config, run: Run, scenes: Data, device: torch.device, watch: Watch | None, bar: bool, ranks: Ranks
 ) -> None:
     """Go on from the last checkpoint to the end; what is written, rank 0 writes alone."""
     total = _iterations(config, scenes)
     sizes = (scenes.train.n_bands, scenes.train.n_msi)
-    state = initial_state(config, *sizes, device, scenes.start, scenes.consistency)
+    state = initial_state(config, *sizes, device, scenes.start, scenes.consistency, scenes.train.degradation)
     if (checkpoint := run.resume()) is not None:
         state.load(checkpoint, run.path / "checkpoint.pt")
+    elif config.init is not None:
+        state.begin_with(config.init)
     ranks.same(state.step, f"checkpoint in {run.path}")  # and all have read it before the first one writes
     state.ranks, state.network = ranks, ranks.wrap(state.model)
     step = Step(config, total, placed(scenes.patches, device), scenes.consistency)
