@@ -43,9 +43,9 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 train: $(READY) ## train a variant: make train VARIANT=kav11 DATASET=cave DATA=/path [PRESET=study] [SEED=1]
-	@mkdir -p $(dir $(OUT))
-	$(BIN)/papermill notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) $(if $(SEED),-p seed $(SEED)) $(if $(DATASET),-p dataset $(DATASET)) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
-	@echo "The executed notebook: $(OUT)"
+	@mkdir -p "$$(dirname "$(OUT)")"
+	@$(BIN)/python -m workbook.sweeps.terminal notebooks/train.ipynb "$(OUT)" -p preset $(PRESET) -p variant $(VARIANT) $(if $(SEED),-p seed $(SEED)) $(if $(DATASET),-p dataset $(DATASET)) $(if $(DATA),-r data_root "$(DATA)") $(ARGS)
+	@echo "the executed notebook: $(OUT)"
 
 sharpen: $(READY) ## sharpen your own image, or folders of them: make sharpen LR=lr.mat MSI=rgb.png [MODEL=runs/mine] [OUT=sharp.tif] [ARGS=…]
 	$(BIN)/python -m workbook.sharpening "$(LR)" "$(MSI)" $(if $(MODEL),--model "$(MODEL)") $(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(ARGS)
@@ -84,13 +84,8 @@ lint: $(READY) ## style and types
 verify: $(READY) ## prove the data pipeline: make verify DATA=/path/to/CAVE [WEIGHTS=/path/best.pth.tar]
 	$(BIN)/python -m workbook.verify "$(DATA)" $(if $(WEIGHTS),"$(WEIGHTS)")
 
-# Every load of the page starts a kernel of half a gigabyte; those whose page is gone end after a minute or two.
-CULL = --MappingKernelManager.cull_interval=30 --MappingKernelManager.cull_idle_timeout=60
-
 explore: $(READY) ## the explorers as a page: make explore [DATA=/path/to/CAVE] [RUNS=/path/to/runs]
-	@mkdir -p runs
-	$(BIN)/papermill --prepare-only notebooks/explore.ipynb runs/explore.ipynb $(if $(DATA),-r data_root "$(abspath $(DATA))") $(if $(RUNS),-r runs "$(abspath $(RUNS))")
-	$(BIN)/voila runs/explore.ipynb --Voila.ip=127.0.0.1 --token $(CULL)
+	@$(BIN)/python -m workbook.explorer.serve $(if $(DATA),--data "$(DATA)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
 figures: $(READY) ## draw everything in figures/ anew, from what is committed
 	$(BIN)/python -m workbook.figures
@@ -100,7 +95,7 @@ bench: $(READY) ## measure speed and memory, fast against plain (wants a quiet m
 	$(BIN)/python -m benchmarks $(ARGS)
 
 screenshot: $(READY) ## take docs/explorer.png anew (wants chromium)
-	$(BIN)/python tests/browser.py notebooks/explore.ipynb docs/explorer.png
+	$(BIN)/python tests/browser.py docs/explorer.png
 
 lab: $(READY) ## open JupyterLab
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks

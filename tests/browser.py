@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
+from conftest import ROOT
 from playwright.sync_api import Page, sync_playwright
 
 FLAGS = (
@@ -102,6 +104,19 @@ def voila(home: Path, notebook: Path) -> contextlib.AbstractContextManager[str]:
     return server(["voila", str(notebook), *options], home, notebook.parent, "/static/voila.js")
 
 
+def explore(home: Path, *options: str) -> contextlib.AbstractContextManager[str]:
+    """The explorers' page as `make explore` serves it, without its token; it and what it keeps lie in `home`."""
+    given = ["--out", str(home / "page.ipynb"), "--no-browser", "--port={port}", "--Voila.token=", *options]
+    return server(["workbook.explorer.serve", *given], home, ROOT, "/static/voila.js")
+
+
+def kernels(address: str) -> list[psutil.Process]:
+    """The kernels of the server at an address."""
+    port = int(address.rpartition(":")[2])
+    (pid,) = {c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+    return [child for child in psutil.Process(pid).children() if "ipykernel_launcher" in child.cmdline()]
+
+
 def open_notebook(page: Page, address: str, name: str) -> None:
     """Open a notebook in JupyterLab and wait for its kernel."""
     page.goto(f"{address}/lab/tree/{name}?reset")
@@ -164,9 +179,9 @@ def shown(page: Page, selector: str, unlike: str = "") -> bytes:
     return bytes(data)
 
 
-def screenshot(notebook: Path, out: Path, model: str = "kav6") -> None:
+def screenshot(out: Path, model: str = "kav6") -> None:
     """The kernel explorer's page, of one model."""
-    with TemporaryDirectory() as home, voila(Path(home), notebook) as address, page(1280, 860) as shot:
+    with TemporaryDirectory() as home, explore(Path(home)) as address, page(1280, 860) as shot:
         shot.goto(address)
         shot.wait_for_selector(".ka-model select", timeout=120_000)
         before = settled(shot, ".ka-picture img, img.ka-picture")
@@ -177,4 +192,4 @@ def screenshot(notebook: Path, out: Path, model: str = "kav6") -> None:
 
 
 if __name__ == "__main__":
-    screenshot(Path(sys.argv[1]).resolve(), Path(sys.argv[2]))
+    screenshot(Path(sys.argv[1]))

@@ -6,17 +6,21 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.display import DisplayHandle, Image, Markdown, display
 from matplotlib.figure import Figure
+from tabulate import tabulate
 
+from ka.data import Scene
 from ka.errors import KAError, unknown
 from ka.evaluation import in_text
 from ka.files import user_path
+from ka.inference import Network
 from ka.metrics import METRICS
 from workbook.style import png
 from workbook.training.config import Config
-from workbook.training.run import Run
+from workbook.training.run import Run, begun_runs
 from workbook.training.scenes import Data, load_data
 from workbook.training.train import run_folder
 from workbook.views.plots import curves
@@ -131,6 +135,34 @@ class LiveCurves(Live):
         super().__init__(lambda history: show(curves(history)))
 
 
+class Training(LiveCurves):
+    """The same, and a line for every validation, which `make train` shows in the terminal.
+
+    `total` is how many iterations the run has.
+    """
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self.total, self.told = total, 0
+
+    def __call__(self, items: Sequence[Mapping[str, Any]]) -> None:
+        super().__call__(items)
+        for note in items[self.told :]:
+            print(progress(note, self.total), flush=True)
+        self.told = len(items)
+
+
+def progress(note: Mapping[str, Any], total: int) -> str:
+    """How training stands after a validation, in a line; the time left does not count what validations take."""
+    step = note["step"]
+    left = round(note["seconds"] / step * (total - step))
+    parts = [f"iteration {step:>{len(str(total))}}/{total}", f"loss {note['loss']:.5f}"]
+    if (psnr := note.get("psnr_average")) is not None:  # infinite, or nothing held out
+        parts.append(f"validation PSNR {psnr:.2f} dB")
+    ahead = f"{left // 60} min {left % 60:02} s left" if step < total else "now the test scenes"
+    return "  ".join([*parts, ahead])
+
+
 class LiveTable(Live):
     """A table; call it with things that have a `row()`."""
 
@@ -138,9 +170,9 @@ class LiveTable(Live):
         super().__init__(rows_of)
 
 
-def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
+def table(rows: Sequence[Mapping[str, object]], folded: str = "") -> Markdown:
     """Rows as a Markdown table, with the keys of the first as its head; says so where there is none. Cells show their
-    text as it is: names and messages may come from files.
+    text as it is: names and messages may come from files. With a title in `folded` it is shown on a click on that.
     """
     if not rows:
         return Markdown("*nothing to show yet*")
@@ -148,7 +180,8 @@ def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
     lines = [head, *([row.get(str(key), "") for key in head] for row in rows)]
     texts = ["| " + " | ".join(_cell(str(cell)) for cell in line) + " |" for line in lines]
     texts.insert(1, "| " + " | ".join(["---"] * len(head)) + " |")
-    return Markdown("\n".join(texts))
+    text = "\n".join(texts)
+    return Markdown(f"<details><summary>{folded}</summary>\n\n{text}\n\n</details>" if folded else text)
 
 
 def rows_of(items: Iterable[HasRow]) -> Markdown:
@@ -181,6 +214,71 @@ def results(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             row[METRICS[name].heading] = text if whole else f"{text} ({left} of {len(scenes)} scenes)"
         rows.append(row)
     return rows
+
+
+def summary(run: Run, before: bool) -> str:
+    """What a finished run reached, as text for a terminal; `before`: it was finished already, nothing was trained."""
+    metrics, heads = run.metrics(), [METRICS[name].heading for name in ("psnr", "sam", "ergas")]
+    told = "was finished before (restart=True trains it again)" if before else "is finished"
+    best = f"best weights: {metrics['best']['weights']}, of iteration {metrics['best']['step']:,}"
+    rows = []
+    for method, evaluation in metrics["methods"].items():
+        if method not in ("last", "average"):
+            means = [evaluation["mean"].get(name) for name in ("psnr", "sam", "ergas")]
+            name = metrics["variant"] if method == "best" else method
+            rows.append([name, *("undefined" if mean is None else f"{mean:.3f}" for mean in means)])
+    text = tabulate(
+        rows, ["test scenes", *heads], tablefmt="plain", disable_numparse=True, colalign=("left", *["right"] * 3)
+    )
+    course = f"{metrics['iterations']:,} iterations in {metrics['seconds'] / 60:.1f} min, {best}"
+    return f"{run.path.name} {told}: {course}\n\n{text}\n\nrun folder: {run.path.resolve()}"
+
+
+def runs_beside(folders: object) -> dict[str, Run]:
+    """Finished runs by name, from their folders, comma-separated; none for None. One that is not finished, and runs
+    that were measured on different test scenes, are a `KAError`.
+    """
+    if folders is None:
+        return {}
+    paths = [user_path(folder.strip()) for folder in str(folders).split(",") if folder.strip()]
+    if len(paths) < 2:
+        raise KAError(f"compare={folders!r} names no two runs; give their folders: -p compare runs/one,runs/other")
+    runs = [run for run, _ in begun_runs(paths)]
+    names = [path.resolve().name for path in paths]
+    digests = {run.metrics().get("test_digest") for run in runs}
+    if len(digests) > 1:
+        raise KAError(f"{' and '.join(map(str, paths))} were measured on different test scenes; compare like with like")
+    unique = len(set(names)) == len(names)
+    return dict(zip(names if unique else map(str, paths), runs, strict=True))
+
+
+def beside(runs: Mapping[str, Run]) -> list[dict[str, str]]:
+    """Rows for `table`: what runs reached, one beside the other, and in what their configurations differ."""
+    metrics = {name: run.metrics() for name, run in runs.items()}
+    rows = []
+    for metric in ("psnr", "sam", "ergas"):
+        means = {name: found["methods"]["best"]["mean"][metric] for name, found in metrics.items()}
+        shown = {name: "undefined" if mean is None else f"{mean:.3f}" for name, mean in means.items()}
+        rows.append({"": METRICS[metric].heading} | shown)
+    rows.append({"": "training (min)"} | {name: f"{found['seconds'] / 60:.1f}" for name, found in metrics.items()})
+    rows.append({"": "parameters"} | {name: f"{found['parameters']['live']:,}" for name, found in metrics.items()})
+    configs = {name: config.to_dict() for name, run in runs.items() if (config := run.config()) is not None}
+    for key in next(iter(configs.values())):
+        if key != "run_dir" and len({str(config[key]) for config in configs.values()}) > 1:
+            rows.append({"": key} | {name: str(config[key]) for name, config in configs.items()})
+    return rows
+
+
+def images_beside(runs: Mapping[str, Run]) -> tuple[Scene, dict[str, np.ndarray]]:
+    """The first test scene, and what each run makes of it, `bands h w`."""
+    made, scene = {}, None
+    for name, run in runs.items():
+        config = run.config()
+        assert config is not None
+        scene = load_data(config).test[0].load()
+        made[name] = Network(run.model())(scene).numpy()
+    assert scene is not None
+    return scene, made
 
 
 def memory(metrics: Mapping[str, Any]) -> str:

@@ -71,8 +71,9 @@ def load_cave(
     if "watercolors" in bands:
         log.warning("watercolors left out: it is 8-bit RGBA in the download and in nobody's split")
     if missing := [name for name in chosen if name not in bands]:
-        cure = "train with hold_out=False" if split == "val" else "choose others with scenes=[…]"
-        raise KAError(f"{root}: missing {', '.join(missing)}; download them, or {cure}")
+        cure = "name scenes that you have: -p train_scenes a,b -p val_scenes c -p test_scenes d (scenes=[…] in Python)"
+        here = ", ".join(name for name in (*CAVE_TRAIN, *CAVE_TEST) if name in bands) or "none of CAVE's"
+        raise KAError(f"{root}: missing {', '.join(missing)} (here are {here}); download them, or {cure}")
     files = {name: bands[name] for name in chosen}
     _check_headers(files, degradation.ratio)
     seen = Response(NIKON_D700, ("R", "G", "B")) if reading.srf is None else response(reading.srf, CAVE_WAVELENGTHS, 31)

@@ -32,6 +32,12 @@ def unquadrants(windows: Float[Tensor, "b m c y x"]) -> Map:
     return rearrange(windows, "b (p q) c y x -> b c (p y) (q x)", p=GRID, q=GRID)
 
 
+def normal_(tensor: Tensor, std: float = 1.0) -> None:
+    """Draw start values; not without memory, where drawing none imports PyTorch's compiler, for seconds."""
+    if not tensor.is_meta:
+        nn.init.normal_(tensor, std=std)
+
+
 class Pointwise(nn.Linear):
     """A 1×1 convolution of the last axis; its start is that of a convolution (default weight, bias 0), no Linear's."""
 
@@ -48,7 +54,7 @@ class LearnedKernels(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(row.n_windows, c, c, row.size, row.size))
         if row.normal_init:
-            nn.init.normal_(self.weight)
+            normal_(self.weight)
         else:
             for kernel in self.weight.unbind():
                 nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))  # PyTorch's convolution default

@@ -23,7 +23,7 @@ from ka.methods.injection import Bicubic, Start
 from ka.models.adaptive import RegressedKernels, ResidualBody
 from ka.models.cpu_attention import in_bands, window_attention
 from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention
-from ka.models.kernel_parts import Pointwise
+from ka.models.kernel_parts import Pointwise, normal_
 from ka.models.variants import Variant
 from ka.models.variants import variant as variant_row
 
@@ -242,7 +242,7 @@ def init_weights(model: nn.Module) -> None:
     """Start values as published: Linear weights N(0, 0.01²), convolution biases 0, all else PyTorch's default."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and not isinstance(module, Pointwise):  # Pointwise starts itself
-            nn.init.normal_(module.weight, std=0.01)
+            normal_(module.weight, std=0.01)
         elif isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
 

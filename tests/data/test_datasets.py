@@ -207,7 +207,7 @@ class TestCave:
 
     def test_missing_scenes(self, tmp_path):
         write_cave(tmp_path, [name for name in CAVE_TEST if name not in ("cd", "hairs")])
-        with pytest.raises(KAError, match=r"missing cd, hairs; download them, or choose others with scenes="):
+        with pytest.raises(KAError, match=r"missing cd, hairs \(here are .*\); .* -p val_scenes c -p test_scenes d"):
             load("cave", "test", tmp_path)
 
     def test_30_bands(self, tmp_path):

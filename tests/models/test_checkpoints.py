@@ -1,6 +1,8 @@
 """Checkpoints: round trips, and what a wrong file gets. (The study's: test_study_names.)"""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 import ka
 from ka.models.checkpoints import HOLDERS, load_checkpoint, save_weights
+from workbook.paths import CHECKPOINTS
 
 FAMILIES = [
     "psrt", "psrt_misaligned", "kav1", "kav1_outer", "kav4", "kav5", "kav5_as_run", "kav8_as_run", "kav9", "kav17",
@@ -176,3 +179,10 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         load_checkpoint({"layer.weight": torch.ones(3)}, "kav11")
     with pytest.raises(ka.KAError, match="variant 'kav99' is unknown"):
         load_checkpoint({"layer.weight": torch.ones(3)}, "kav99")
+
+
+def test_reading_a_model_imports_no_compiler() -> None:
+    """PyTorch's takes five seconds, at every start of the explorer."""
+    shipped = [str(path) for path in CHECKPOINTS.glob("*.safetensors")]
+    code = f"import sys, ka\nfor path in {shipped}: ka.load_checkpoint(path)\nassert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

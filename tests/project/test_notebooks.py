@@ -1,6 +1,8 @@
 """Every notebook, in this process, with small parameters and from another folder; wrong parameters."""
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from IPython.display import Image
 from notebooks_here import NOTEBOOKS, run_here
 
 from ka.errors import KAError
+from workbook import notebook
+from workbook.training.run import Run
 
 
 @pytest.fixture
@@ -28,8 +32,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ("kernels", {"layer": 9}, "block 1, 2×2, L3", 11),
         ("prepare_cave", {"patch": 32}, "synthetic scenes, no CAVE", 1),
         ("questions", {"protocol": "demo", "constant": "none", "adapting": "none"}, "demo: 7 runs of 7 variants", 2),
-        ("results", {"protocol": "demo"}, "demo: 7 runs of 7 variants", 2),
-        ("train", {"preset": "smoke", "variant": "kav1", "run_dir": "run"}, "run: 6 iterations in", 5),
+        ("results", {"protocol": "demo"}, "demo: 7 runs of 7 rows", 2),
+        ("train", {"preset": "smoke", "variant": "kav1", "run_dir": "run"}, "run is finished: 6 iterations in", 5),
     ],
 )
 def test_it_runs(name: str, parameters: dict[str, object], shown: str, pictures: int, elsewhere: Path) -> None:
@@ -50,3 +54,23 @@ def test_data_that_are_not_there_train_nothing(elsewhere: Path) -> None:
     with pytest.raises(KAError, match="/nowhere/at/all"):
         run_here("train", preset="smoke", run_dir="run", dataset="cave", data_root="/nowhere/at/all")
     assert not os.listdir(elsewhere)
+
+
+def test_own_runs_and_two_side_by_side(real: Run, tmp_path: Path) -> None:
+    """A run of another protocol is named and left out of the table; beside another it is shown."""
+    shutil.copytree(real.path, other := tmp_path / "my runs" / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"seed": 5}))
+    printed, _ = run_here("results", protocol="demo", runs=str(tmp_path / "my runs"), compare=f"{real.path}, {other}")
+    assert f"{other} is left out: " in printed
+    assert "no runs are compared" not in printed
+    pair = notebook.runs_beside(f"{real.path},{other}")
+    assert list(pair) == [real.path.name, "other"]
+    rows = {row[""]: (row[real.path.name], row["other"]) for row in notebook.beside(pair)}
+    assert list(rows) == ["PSNR (dB)", "SAM (°)", "ERGAS", "training (min)", "parameters", "seed"]
+    assert rows["seed"] == ("0", "5")
+    scene, images = notebook.images_beside(pair)
+    assert images["other"].shape == scene.gt.shape
+    for wrong, why in ((str(other), "names no two runs"), (f"{other},{tmp_path}", "finished run folders are expected")):
+        with pytest.raises(KAError, match=why):
+            notebook.runs_beside(wrong)

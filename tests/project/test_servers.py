@@ -3,7 +3,6 @@
 import http.client
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,22 +16,23 @@ from conftest import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("target", "program", "page"), [("lab", "jupyter", "api/contents"), ("explore", "voila", "")])
+@pytest.mark.parametrize(
+    ("target", "program", "page"),
+    [("lab", "jupyter", "api/contents"), ("explore", "python -m workbook.explorer.serve", "")],
+)
 def test_servers_listen_on_loopback_only_and_want_a_token(
     target: str, program: str, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the Makefile starts them."""
     recipe = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (line,) = [line for line in recipe.splitlines() if line.startswith(f".venv/bin/{program} ")]
+    (line,) = [line for line in recipe.splitlines() if f".venv/bin/{program} " in line]
     command = shlex.split(line.replace(".venv/bin", str(Path(sys.executable).parent)))
     for part in ("CONFIG", "DATA", "RUNTIME"):
         monkeypatch.setenv(f"JUPYTER_{part}_DIR", str(tmp_path / part))
-    (tmp_path / "runs").mkdir()
     (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks" / "explore.ipynb", tmp_path / "runs")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    more = ["--no-browser", f"--port={port}"]
+    more = ["--no-browser", f"--port={port}"] + (["--out", str(tmp_path / "page.ipynb")] if target == "explore" else [])
     with open(tmp_path / "log", "wb") as log:
         server = subprocess.Popen([*command, *more], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -10,7 +10,7 @@ from conftest import ROOT
 from ka.errors import KAError
 from ka.evaluation import Evaluation
 from ka.models.variants import VARIANTS
-from workbook.results import questions, result_figures, speed
+from workbook.results import questions, result_figures, speed, stored
 from workbook.results.compare import Difference
 from workbook.results.questions import QUESTIONS, Answer, Comparison, answers
 from workbook.results.stored import Parameters, Record, Result
@@ -185,3 +185,11 @@ def test_the_chart_draws_what_was_run_and_names_what_was_not(make: Make) -> None
     assert sum(label.endswith("(not run)") for label in labels) == 2
     points = [line for line in axis.lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in points] == [pytest.approx(1.0)]
+
+
+def test_the_summary_begins_with_what_is_decided() -> None:
+    """Of the kept runs: verdicts, then what is equal, then what is open."""
+    verdicts = [row["verdict"] for row in questions.summary(stored.read(ROOT / "results", "laptop-bicubic"))]
+    ranks = [("equal" in verdict) + 2 * verdict.startswith("not ") for verdict in verdicts]
+    assert ranks == sorted(ranks)
+    assert {0, 2} <= set(ranks)

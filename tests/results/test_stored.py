@@ -14,6 +14,7 @@ import ka
 from workbook.results import __main__ as command
 from workbook.results import stored as results
 from workbook.results.stored import ship
+from workbook.results.table import table
 from workbook.training.run import Run
 
 Fake = Callable[..., Run]
@@ -138,14 +139,31 @@ def test_other_data_does_not_mix(fake: Fake) -> None:
 def test_the_same_seed_twice_is_refused(fake: Fake, tmp_path: Path) -> None:
     first = fake(psnr=[40.0] * 3)
     results.export(first, tmp_path, "demo")
-    exported = results.read(tmp_path, "demo")
-    assert results.merge(exported, results.from_runs(tmp_path / "runs")) == exported  # exported before: counts once
     fake(psnr=[41.0] * 3)
     with pytest.raises(ka.KAError, match="kav11-seed0 is there twice"):
         results.from_runs(tmp_path / "runs")
     shutil.rmtree(first.path)
-    with pytest.raises(ka.KAError, match="kav11-seed0 is there twice"):
-        results.merge(exported, results.from_runs(tmp_path / "runs"))
+
+
+def test_own_runs_stand_beside_the_kept_ones(fake: Fake, tmp_path: Path) -> None:
+    """One that is kept itself counts once; of another protocol, twice there, or damaged: left out, with its path."""
+    kept = [fake(psnr=[40.0] * 3), fake("kav1", psnr=[39.0] * 3)]
+    for run in kept:
+        results.export(run, tmp_path, "demo")
+    fake(psnr=[41.0] * 3)
+    twice, wide = fake(psnr=[42.0] * 3), fake("kav2", dim=16)
+    (damaged := fake("kav3")).path.joinpath("environment.json").write_text("{")
+    both, lines = results.with_yours(results.read(tmp_path, "demo"), tmp_path / "runs")
+    assert [result.row for result in both] == ["kav1", "kav11", "kav11 (yours)"]
+    assert len(lines) == 5
+    assert f"{kept[0].path} is kav11-seed0 of these results itself" in lines
+    assert any(line.startswith(f"{twice.path} is left out: kav11 (yours)-seed0 is there twice, ") for line in lines)
+    assert any(line.startswith(f"{wide.path} is left out: ") and "dim: 8 and 16" in line for line in lines)
+    assert any(line.startswith(f"{damaged.path} is left out: {damaged.path}: environment.json") for line in lines)
+    rows = {row.name: row for row in table(both, "kav1").rows}
+    assert rows["kav11 (yours)"].stats["psnr"].mean == 41
+    assert rows["kav11 (yours)"].differences["psnr"].value == 2
+    assert rows["kav11"].stats["psnr"].mean == 40
 
 
 def test_the_command_line_exports(real: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,3 +268,9 @@ def test_what_is_committed_can_be_read() -> None:
         runs = results.read(ROOT / "results", protocol)
         table = tables.table(runs, measurement=COSTS)
         assert sum(bool(row.seeds) for row in table.rows) == len({run.config.variant for run in runs})
+
+
+def test_ranked_rows_begin_with_the_best(fake: Fake, tmp_path: Path) -> None:
+    names = [row.name for row in tables.ranked(measured(fake, tmp_path, psrt=(0,), kav11=(2,), kav3=(1,))).rows]
+    assert names[:3] == ["kav11", "kav3", "psrt"]
+    assert set(names[3:]) == {"bicubic", "linear injection", "local injection"}

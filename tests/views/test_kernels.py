@@ -93,6 +93,7 @@ def check_movement(name: str) -> None:
         assert moved.shape == (18, 5 if name == "kav17" else 4)
         assert (moved > 0).all()
         assert (moved <= 2).all()
+        assert moved[kernels.moves_most(a, b)].max() == moved.max()
         assert (kernels.movement(a, a, L) == 0).all()
         np.testing.assert_array_equal(kernels.movement(b, a, L), moved[L])
     else:

@@ -1,32 +1,37 @@
 """What there is to look at: models and images by name, for the notebooks and the explorers."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ka import data
 from ka.data import Scene, SceneSet
+from ka.data.cave import CAVE_TEST, find_bands
 from ka.errors import KAError, unknown
 from ka.files import user_path
 from ka.methods.injection import Start
 from ka.methods.started import begun
 from ka.models.checkpoints import load_checkpoint
 from ka.models.psrt import LAYERS, PSRT, WINDOWS
-from workbook.paths import CHECKPOINTS, runs_folder
-from workbook.training.run import Run
+from workbook.paths import CHECKPOINTS
+from workbook.training.run import RUNS, Run, finished_runs
 from workbook.training.scenes import load_data
 from workbook.views.kernel_field import KernelField, kernel_field
 from workbook.views.plots import as_rgb
 from workbook.views.trace import Trace, check_index, trace
 
+T = TypeVar("T")
+DATA = "DATA= of make explore, data_root in a notebook"  # what the folder of CAVE is called at each door
+CAVE_SHOWN = tuple(sorted(CAVE_TEST, key=("balloons", "feathers", "jelly_beans").__contains__, reverse=True))
 SIDE = 64  # largest side of what is looked at: a pass over it takes a tenth of a second
 
 
@@ -55,22 +60,30 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(CHECKPOINTS.glob("*.safetensors"))}
 
 
-def finished_runs(folder: str | Path | None = None) -> dict[str, Path]:
-    """Finished runs in a folder (None: the checkout's `runs/`), by name; no such folder is a `KAError`."""
-    place = user_path(folder or runs_folder())
-    if folder is not None and not place.is_dir():
-        raise KAError(f"runs={str(folder)!r} is no folder; give one that holds run folders, or leave it out")
-    return {path.parent.name: path.parent for path in sorted(place.glob("*/metrics.json"))}
+def broken(run: Path) -> str | None:
+    """Why a run's weights cannot be shown, None if they can, as far as it shows without reading them."""
+    try:
+        _bands(run / "best.safetensors")
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def scene_sets(data_root: str | Path | None = None) -> list[SceneSet]:
+    """What `scene_crops` cuts its images from; of CAVE the headers are read."""
+    sets = [data.load("indian_pines", split) for split in ("test", "train")]
+    if data_root is not None:
+        root = user_path(data_root)
+        there = [name for name in CAVE_SHOWN if name in find_bands(root)]
+        sets.append(data.load("cave", "test", root, scenes=there[:3] or CAVE_SHOWN[:3]))
+    return sets
 
 
 def scene_crops(data_root: str | Path | None = None) -> dict[str, SceneCrop]:
     """Images to look at, the central 64×64 pixels: two parts of the embedded scene, and some test scenes of CAVE, for
     models of 31 bands, where its folder is given (and if it is not there, a `KAError`).
     """
-    sets = [data.load("indian_pines", split) for split in ("test", "train")]
-    if data_root is not None:
-        sets.append(data.load("cave", "test", data_root, scenes=("balloons", "feathers", "jelly_beans")))
-    return {scene.name: _crop(scene_set, scene) for scene_set in sets for scene in scene_set}
+    return {scene.name: _crop(scene_set, scene) for scene_set in scene_sets(data_root) for scene in scene_set}
 
 
 def _crop(scenes: SceneSet, scene: Scene) -> SceneCrop:
@@ -118,14 +131,18 @@ class Images(dict[str, SceneCrop]):
 
 
 class Catalog:
-    """Models (run folders or checkpoints) and images by name; a name that is not there is a `KAError`."""
+    """Models (run folders or checkpoints) and images by name; a name that is not there is a `KAError`. `notices` are
+    lines on what was asked for and is not among them.
+    """
 
-    def __init__(self, models: Mapping[str, str | Path], images: Mapping[str, SceneCrop]) -> None:
+    def __init__(
+        self, models: Mapping[str, str | Path], images: Mapping[str, SceneCrop], notices: Sequence[str] = ()
+    ) -> None:
         if not models:
             raise KAError("there is no model to look at; train one (make train), or give a checkpoint")
         if not images:
             raise KAError("there is no image to look at")
-        self.models, self.images = dict(models), Images(images)
+        self.models, self.images, self.notices = dict(models), Images(images), list(notices)
         self.homes: dict[PSRT, Path] = {}  # run folders of the models read so far
         self.own: dict[object, list[str]] = {}  # images of runs' own data, once for all runs on the same
         self.model: Callable[[str], PSRT] = cache(self._model)  # read once
@@ -167,7 +184,7 @@ class Catalog:
         ]
         if not own + fitting:
             what = f"{wanted[0]} + {wanted[1]} bands" + (f" at ratio {ratio}" if ratio else "")
-            raise KAError(missing or f"no image at hand has the model's {what}; give data_root, the folder of CAVE")
+            raise KAError(missing or f"no image at hand has the model's {what}; give CAVE's folder ({DATA})")
         return list(dict.fromkeys(own + fitting))
 
     def _own(self, run: Path) -> list[str]:
@@ -176,6 +193,15 @@ class Catalog:
             self.own[digest or run] = self.images.add(run)
         return self.own[digest or run]
 
+    def able(self, can: Callable[[PSRT], bool]) -> list[str]:
+        """Names of the models that can do something, and have an image here."""
+        names = []
+        for name in self.models:
+            with suppress(KAError):
+                if can(self.model(name)) and self.images_for(self.model(name)):
+                    names.append(name)
+        return names
+
 
 def _ratio(model: PSRT) -> int | None:
     """The ratio that a model is bound to, by its front, its start or its consistency; None if by none."""
@@ -183,26 +209,44 @@ def _ratio(model: PSRT) -> int | None:
     return next((degradation.ratio for degradation in parts if degradation is not None), None)
 
 
-def open_catalog(*models: str, runs: str | Path | None = None, data_root: str | Path | None = None) -> Catalog:
+def open_catalog(
+    *models: str, runs: str | Path | None = None, data_root: str | Path | None = None, strict: bool = True
+) -> Catalog:
     """All that is at hand: the models named, those that come with the project and have an image here, finished runs.
 
     A model is a name of one of those, or the path of a run folder or checkpoint (which becomes its name); any other is
-    a `KAError`. `runs` and `data_root` are as in `finished_runs` and `scene_crops`.
+    a `KAError`. `runs` and `data_root` are as in `finished_runs` and `scene_crops`; with `strict=False` a folder that
+    is wrong is a notice of the catalog, and the rest is offered. Runs that are broken always are.
     """
-    for name, value in (("runs", runs), ("data_root", data_root)):
-        if value is not None and not isinstance(value, str | Path):
-            raise KAError(f"{name}={value!r} is of type {type(value).__name__}; give a folder")
-    images = scene_crops(data_root)
+    notices: list[str] = []
+
+    def found(what: Callable[[Any], T], name: str, folder: object) -> T:
+        try:
+            if folder is not None and not isinstance(folder, str | Path):
+                raise KAError(f"{name}={folder!r} is of type {type(folder).__name__}; give a folder")
+            return what(folder)
+        except KAError as error:
+            if strict:
+                raise
+            notices.append(str(error))
+            return what(None)
+
+    finished, images = found(finished_runs, "runs", runs), found(scene_crops, "data_root", data_root)
+    if runs is not None and not notices and not finished:
+        notices.append(f"{runs} holds no finished run, nor do the folders in it ({RUNS})")
     seen = {image.bands for image in images.values()}
     at_hand: dict[str, str | Path] = {name: path for name, path in shipped().items() if _bands(path) in seen}
-    for name, run in finished_runs(runs).items():
-        at_hand[str(run) if name in at_hand else name] = run
+    for name, run in finished.items():
+        if why := broken(run):
+            notices.append(f"{run} is left out: its best.safetensors is missing or damaged ({why})")
+        else:
+            at_hand[str(run) if name in at_hand else name] = run
     known = shipped() | at_hand
     for model in models:
         if model not in known and not user_path(str(model)).exists():
             raise KAError(f"{model!r} is neither a path nor one of {', '.join(known)}; train it, or choose one of them")
     named = {model: known.get(model, model) for model in models}
-    return Catalog(named | at_hand, images)
+    return Catalog(named | at_hand, images, notices)
 
 
 def _bands(path: Path) -> tuple[int, int]:

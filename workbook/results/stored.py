@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from ka.models.checkpoints import save_weights
 from ka.models.variants import VARIANTS
 from workbook.paths import CHECKPOINTS, results_folder
 from workbook.training.config import Config
-from workbook.training.run import Run
+from workbook.training.run import Run, finished_runs
 
 SHOWN = ("psnr", "sam", "ergas")
 BORROWED = {"adaptive": ("laptop", "conv3x3")}  # 400 iterations are too few for PSRT's body: it has the laptop's 2,000
@@ -33,6 +33,7 @@ MEASURED = ("bicubic", "linear injection", "best")  # in every run; older ones l
 # Where a run lies, how often it is saved and what it runs on do not belong to a protocol; these are not even exported:
 NOT_KEPT = ("run_dir", "data_root", "checkpoint_every")
 FREE = (*NOT_KEPT, "variant", "model", "seed", "device", "deterministic")
+YOURS = " (yours)"
 NOTED = ("step", "loss", "psnr", "psnr_average")
 KEPT = ("time", "python", "packages", "commit", "system", "cpu", "cores", "threads", "memory_gib", "gpu")
 
@@ -94,6 +95,8 @@ class Result:
     config: Config
     methods: Mapping[str, Evaluation]
     borrowed: bool = False  # of another protocol, to be compared with (see `beside`)
+    where: Path | None = field(default=None, compare=False)  # the file or run folder that it is read from
+    yours: bool = False  # a run of the user's, shown beside the kept ones (see `with_yours`)
 
     @classmethod
     def of(cls, record: Record, where: Path) -> "Result":
@@ -110,11 +113,16 @@ class Result:
         except (LookupError, TypeError, ValueError) as error:
             what = f"lacks {error}" if isinstance(error, LookupError) else str(error)
             raise KAError(f"{where} is damaged or no result of this workbook ({what}); export the run again") from error
-        return cls(record, config, methods)
+        return cls(record, config, methods, where=where)
+
+    @property
+    def row(self) -> str:
+        """Its row in tables and figures."""
+        return self.config.variant + YOURS * self.yours
 
     @property
     def name(self) -> str:
-        return f"{self.config.name}-seed{self.config.seed}"
+        return f"{self.config.name}{YOURS * self.yours}-seed{self.config.seed}"
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -183,15 +191,26 @@ def from_runs(folder: str | Path) -> list[Result]:
     return check([Result.of(Record.of(run), run.path) for run in runs if run.finished])
 
 
+def with_yours(results: Sequence[Result], folder: str | Path) -> tuple[list[Result], list[str]]:
+    """Results of a protocol, and beside them, as rows of their own, the finished runs in a folder that belong to them
+    (see `check`); a line on each run that does not, or is damaged. One that is among the results counts once.
+    """
+    known, kept, lines = {result.name: result.methods for result in results}, list(results), list[str]()
+    for path in finished_runs(folder).values():
+        try:
+            own = Result.of(Record.of(Run(path)), path)
+            if known.get(own.name) == own.methods:
+                lines.append(f"{path} is {own.name} of these results itself")
+            else:
+                kept = check([*kept, replace(own, yours=True)])
+        except KAError as error:
+            lines.append(f"{path} is left out: {error}")
+    return kept, lines
+
+
 def protocols(folder: str | Path) -> list[str]:
     """The protocols that have results."""
     return sorted({path.parent.name for path in Path(folder).glob("*/*.json")})
-
-
-def merge(results: Sequence[Result], more: Sequence[Result]) -> list[Result]:
-    """Both together, if they belong together (see `check`); a run that is in both with equal numbers counts once."""
-    known = {result.name: result.methods for result in results}
-    return check([*results, *(result for result in more if known.get(result.name) != result.methods)])
 
 
 def check(results: Iterable[Result]) -> list[Result]:
@@ -202,10 +221,10 @@ def check(results: Iterable[Result]) -> list[Result]:
     """
     results = list(results)
     order = in_order(result.config.variant for result in results)
-    ordered = sorted(results, key=lambda result: (order.index(result.config.variant), result.config.seed))
+    ordered = sorted(results, key=lambda run: (run.yours, order.index(run.config.variant), run.config.seed))
     for before, result in pairwise(ordered):
         if before.name == result.name:
-            raise KAError(f"{result.name} is there twice, with one seed; keep one of the two")
+            raise KAError(f"{result.name} is there twice, {before.where} and {result.where}; keep one of the two")
     own = [result for result in ordered if not result.borrowed]
     for result in own[1:]:
         first, other, both = own[0].protocol, result.protocol, f"{own[0].name} and {result.name}"

@@ -69,7 +69,7 @@ def table(
     """The results of one protocol as a table; what was not run has a row without numbers.
 
     Args:
-        results: from `read`, `from_runs` or `merge`; if they do not belong together, a `KAError`.
+        results: from `read`, `from_runs` or `with_yours`; if they do not belong together, a `KAError`.
         baseline: the variant (or own network) that differences are taken to; an unknown one is a `KAError`.
         which: `best` (chosen on validation scenes), `last` or `average` weights; any other is a `KAError`.
         measurement: what `make bench` measured for CAVE at dim 48 (`speed.read`); without it rows have no costs.
@@ -101,6 +101,12 @@ def table(
     return Table(rows, baseline, _notes(rows, results, which, baseline, len(compared), measurement))
 
 
+def ranked(table: Table) -> Table:
+    """The rows that were run, those of the highest PSNR first."""
+    measured = [row for row in table.rows if row.stats]
+    return replace(table, rows=sorted(measured, key=lambda row: -row.stats["psnr"].mean))
+
+
 def _with_costs(row: Row, measurement: Measurement | None) -> Row:
     """Parameters, FLOPs and time as measured for CAVE at dim 48; nothing of another width or another image.
 
@@ -118,9 +124,12 @@ def _with_costs(row: Row, measurement: Measurement | None) -> Row:
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The runs of every variant there is, and of own networks, by seed; an empty list where there is none."""
-    names = in_order(result.config.variant for result in results)
-    return {name: [result for result in results if result.config.variant == name] for name in names}
+    """The runs of every variant there is, and of own networks, by seed; an empty list where there is none. The own
+    runs of the user are rows of their own, at the end.
+    """
+    kept = in_order(result.config.variant for result in results if not result.yours)
+    rows = dict.fromkeys([*kept, *(result.row for result in results if result.yours)])
+    return {name: [result for result in results if result.row == name] for name in rows}
 
 
 def _scenes(results: Sequence[Result]) -> dict[str, list[str]]:

@@ -26,6 +26,8 @@ from workbook.training.train import train
 NOTEBOOK = ROOT / "notebooks" / "train.ipynb"
 PATIENCE = 5.0  # seconds to wait for a claimed run: whoever only looks at it is gone by then
 
+KILLED = "the notebook's process was killed: out of memory, or stopped from outside"
+
 
 @dataclass(frozen=True)
 class Work:
@@ -133,7 +135,7 @@ def execute(config: Config, preset: str, out: Path) -> None:
             raise KAError(error.evalue) from None
         raise RuntimeError(f"{error.ename}: {error.evalue}") from None
     except DeadKernelError:
-        raise RuntimeError("the notebook's process was killed: out of memory, or stopped from outside") from None
+        raise RuntimeError(KILLED) from None
     finally:
         if part.exists():
             part.replace(out)

@@ -40,12 +40,13 @@ def train_on(
     """`workbook.training.train.train`, for notebooks: on several devices in processes of their own.
 
     `devices` is how many of this machine: GPUs, or processes where the configuration's device is the CPU. Processes of
-    their own read the data again; what they stopped with is a `KAError`.
+    their own read the data again; what they stopped with is a `KAError`. No bar is shown: kept in a notebook, it says
+    0 % for ever.
     """
     if not is_whole(devices) or devices < 1:
         raise KAError(f"devices={devices!r} is not a whole number of at least 1; give one")
     if devices == 1:
-        return train(config, scenes, restart=restart, watch=watch)
+        return train(config, scenes, restart=restart, watch=watch, bar=False)
     run = Run(run_folder(config).resolve())
     paths = {
         key: value and str(Path(value).resolve()) for key in ("data_root", "init") for value in [getattr(config, key)]

@@ -24,16 +24,18 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from ka.errors import KAError, is_whole
-from ka.files import write_bytes, write_json
+from ka.files import user_path, write_bytes, write_json
 from ka.models.checkpoints import load_checkpoint, save_weights, weights_file
 from ka.models.own.adapter import Model, find_network
 from workbook.environment import environment
+from workbook.paths import runs_folder
 from workbook.training.config import Config
 
 FILES = (
     *("checkpoint.pt", "metrics.json", "best.safetensors", "last.safetensors", "average.safetensors"),
     *("history.jsonl", "environment.json", "config.json"),
 )
+RUNS = "RUNS= of make explore, runs in a notebook"  # what a folder of runs is called at each door
 
 
 @dataclass(frozen=True)
@@ -239,3 +241,17 @@ def begun_runs(paths: Sequence[str | Path]) -> list[tuple[Run, Config]]:
     if not runs or len(runs) < len(paths):
         raise KAError(f"{', '.join(map(str, paths)) or 'nothing'}: finished run folders are expected; train them first")
     return runs
+
+
+def finished_runs(folder: str | Path | None = None) -> dict[str, Path]:
+    """Finished runs in a folder (None: the checkout's `runs/`), by name: of run folders, of sweeps and of a campaign of
+    sweeps, down to three levels. A name that is there twice is that of its path. No such folder is a `KAError`.
+    """
+    if folder is not None and not user_path(folder).is_dir():
+        raise KAError(f"{folder} is no folder; give one that holds runs ({RUNS}), or leave it out")
+    top, found = user_path(folder or runs_folder()), dict[str, Path]()
+    for depth in range(4):
+        for run in (path.parent for path in sorted(top.glob("*/" * depth + "metrics.json"))):
+            name = run.resolve().name
+            found[str(run.relative_to(top)) if name in found else name] = run
+    return found

@@ -100,7 +100,7 @@ def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data
         run.check_data(seen)
         if run.finished:
             return None
-    total = _iterations(config, scenes)
+    total = iterations(config, scenes)
     if config.warmup >= total and before is None:  # runs begun before this was refused go on
         cure = f"choose a warmup of at most {total - 1} (-p warmup {total // 10}) or more iterations"
         raise KAError(f"warmup={config.warmup} leaves nothing of a run of {total} iterations; {cure}")
@@ -117,7 +117,8 @@ def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data
     return scenes
 
 
-def _iterations(config: Config, scenes: Data) -> int:
+def iterations(config: Config, scenes: Data) -> int:
+    """How long a run is."""
     if config.iterations is not None:
         return config.iterations
     return len(scenes.patches) // config.batch * (config.epochs or 0)
@@ -134,7 +135,7 @@ def _train(
     config: Config, run: Run, scenes: Data, device: torch.device, watch: Watch | None, bar: bool, ranks: Ranks
 ) -> None:
     """Go on from the last checkpoint to the end; what is written, rank 0 writes alone."""
-    total = _iterations(config, scenes)
+    total = iterations(config, scenes)
     sizes = (scenes.train.n_bands, scenes.train.n_msi)
     state = initial_state(config, *sizes, device, scenes.start, scenes.consistency, scenes.train.degradation)
     if (checkpoint := run.resume()) is not None:

@@ -240,6 +240,11 @@ def movement(a: Trace, b: Trace, layer: int) -> Float[np.ndarray, " k"]:
     return np.divide(moved, mean, out=np.zeros_like(moved), where=mean > 0)
 
 
+def moves_most(a: Trace, b: Trace) -> int:
+    """The index of the layer whose kernels move most between two images; the first where none do."""
+    return int(layer_movement(a, b).max(1).argmax())
+
+
 def layer_movement(a: Trace, b: Trace) -> Float[np.ndarray, "layers k"]:
     """`movement` of all 18 layers."""
     return np.stack([movement(a, b, layer) for layer in range(len(LAYERS))])

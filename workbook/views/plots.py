@@ -46,6 +46,20 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+@styled
+def curves_beside(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Loss and validation PSNR (of averaged weights) of several runs, by name, against iterations."""
+    figure, (loss, quality) = row_of_axes(2, 8, 3)
+    for name, history in histories.items():
+        loss.plot([note["step"] for note in history], [note["loss"] for note in history], marker=".", label=name)
+        points = [(note["step"], note["psnr_average"]) for note in history if note.get("psnr_average") is not None]
+        quality.plot([step for step, _ in points], [psnr for _, psnr in points], marker=".")
+    loss.set(xlabel="iteration", ylabel="training loss", yscale="log")
+    quality.set(xlabel="iteration", ylabel="validation PSNR (dB)")
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def as_rgb(image: Image, display: tuple[int, int, int], like: Image) -> Float[np.ndarray, "h w 3"]:
     """Three bands as a picture, black to white from the 0.5th to the 99.5th percentile of the same bands of `like`."""
     chosen = np.moveaxis(np.asarray(image, dtype=np.float64)[list(display)], 0, -1)

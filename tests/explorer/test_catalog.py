@@ -15,9 +15,10 @@ from ka.data import Degradation, SceneSet, observe
 from ka.errors import KAError
 from ka.methods.injection import Bicubic, LocalInjection
 from ka.models.own.adapter import own_model
-from workbook.explorer.catalog import Catalog, _crop, finished_runs, layer_index, open_catalog, scene_crops, shipped
+from workbook.explorer.catalog import Catalog, _crop, layer_index, open_catalog, scene_crops, shipped
 from workbook.explorer.widgets import AttentionExplorer, FieldExplorer, KernelExplorer
 from workbook.training.config import Config
+from workbook.training.run import finished_runs
 from workbook.training.train import train
 
 
@@ -25,6 +26,7 @@ def test_runs_do_not_hide_what_comes_with_the_workbook(tmp_path: Path) -> None:
     for name in ("kav1", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text("{}")
+        shutil.copy(shipped()["kav1"], tmp_path / name / "best.safetensors")
     (tmp_path / "unfinished").mkdir()
     models = open_catalog(runs=tmp_path).models
     assert models["kav1"] == shipped()["kav1"]
@@ -35,7 +37,7 @@ def test_runs_do_not_hide_what_comes_with_the_workbook(tmp_path: Path) -> None:
 
 
 def test_wrong_folders_and_names_are_told_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(KAError, match="is no folder; give one that holds run folders"):
+    with pytest.raises(KAError, match="is no folder; give one that holds runs"):
         open_catalog(runs=tmp_path / "nothing")
     with pytest.raises(KAError, match="data_root=3 is of type int; give a folder"):
         open_catalog(data_root=3)  # type: ignore[arg-type]
@@ -85,7 +87,7 @@ def test_a_checkpoint_of_other_bands_says_what_it_wants(tmp_path: Path) -> None:
     path = tmp_path / "cave.safetensors"
     ka.save_weights(path, ka.build("kav11", dim=8))
     catalog = open_catalog(str(path))
-    with pytest.raises(KAError, match=r"31 \+ 3 bands; give data_root, the folder of CAVE"):
+    with pytest.raises(KAError, match=r"31 \+ 3 bands; give CAVE's folder"):
         catalog.images_for(catalog.model(str(path)))
 
 

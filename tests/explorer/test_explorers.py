@@ -12,9 +12,10 @@ import ka
 from ka.errors import KAError
 from ka.models.psrt import LAYERS
 from workbook import style
-from workbook.explorer import widgets
+from workbook.explorer import controls as base
 from workbook.explorer.catalog import Catalog, SceneCrop, open_catalog
-from workbook.explorer.widgets import ALL, AttentionExplorer, Explorer, FieldExplorer, KernelExplorer
+from workbook.explorer.controls import Explorer
+from workbook.explorer.widgets import ALL, AttentionExplorer, FieldExplorer, KernelExplorer
 from workbook.views import attention, kernels
 
 KINDS: list[Callable[[Catalog], Explorer]] = [KernelExplorer, AttentionExplorer, FieldExplorer]
@@ -34,7 +35,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Explorer], Figure]:
         figures.append(figure)
         return str(len(figures) - 1).encode()
 
-    monkeypatch.setattr(widgets, "png", number)
+    monkeypatch.setattr(base, "png", number)
     return lambda explorer: figures[int(explorer.picture.value)]
 
 
@@ -55,7 +56,7 @@ def test_every_picture_of_every_shipped_model(
         explorer.controls["model"].value = model
         for show in explorer.pictures:
             explorer.controls["show"].value = show
-            if explorer.message.value:
+            if not explorer.picture.value:
                 assert "choose" in explorer.message.value
                 assert explorer.picture.value == b""
                 assert explorer.picture.layout.display == "none"
@@ -210,10 +211,11 @@ def test_an_image_that_is_missing_is_said_and_nothing_else_stays(catalog: Catalo
     explorer = KernelExplorer(Catalog({**catalog.models, "mine": path}, catalog.images))
     assert explorer.picture.value
     explorer.controls["model"].value = "mine"
-    assert "give data_root, the folder of CAVE" in explorer.message.value
+    assert "give CAVE&#x27;s folder (DATA= of make explore, data_root in a notebook)" in explorer.message.value
     assert explorer.picture.value == b""
     explorer.controls["model"].value = "kav1"
-    assert (explorer.picture.value != b"", explorer.message.value) == (True, "")
+    assert explorer.picture.value
+    assert explorer.message.value.startswith("<i>Each mosaic")
 
 
 def test_rows_of_our_own_are_shown_as_far_as_there_is_something(
@@ -231,18 +233,18 @@ def test_rows_of_our_own_are_shown_as_far_as_there_is_something(
     assert [value for _, value in kernel_explorer.controls["kernel"].options] == [ALL, "kernel"]
     for show in kernel_explorer.pictures:
         kernel_explorer.controls["show"].value = show
-        assert not kernel_explorer.message.value
+        assert kernel_explorer.picture.value
     kernel_explorer.controls["show"].value = "filters, part by part"
     kernel_explorer.controls["kernel"].value = "kernel"
     assert [text.get_text() for text in shown(kernel_explorer).axes[0].texts] == ["kernel"]
-    for model, why in (("conv5x5", "no kernel SA"), ("kav10_channel_sa", "among channels, not among taps")):
+    for model in ("conv5x5", "kav10_channel_sa"):
         attention_explorer.controls["model"].value = model
         for show in ("kernel SA", "entropy of kernel SA"):
             attention_explorer.controls["show"].value = show
-            assert why in attention_explorer.message.value
+            assert f"{model} has no kernel SA among taps; choose kav10_both_sa<" in attention_explorer.message.value
         assert [value for _, value in attention_explorer.controls["filter"].options] == ["all", 1]
     attention_explorer.controls["model"].value = "kav10_both_sa"
-    assert not attention_explorer.message.value
+    assert attention_explorer.picture.value
     assert "among taps" in attention_explorer.figure(show="kernel SA", filter=4).get_suptitle()
 
 

@@ -71,14 +71,49 @@ def test_attention_in_jupyterlab(jupyterlab: str, page: "Page") -> None:
     assert browser.shown(page, PICTURE, before) == png(expected.figure(row=40, col=10))
 
 
-def test_the_page(notebooks: Path, page: "Page") -> None:
-    """`make explore` serves the explorers with voila; they answer there too."""
+@pytest.fixture(scope="module")
+def explore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page of `make explore RUNS=…` at a folder that is not there."""
+    home = tmp_path_factory.mktemp("explore")
+    with browser.explore(home, "--runs", str(home / "no runs")) as address:
+        yield address
+
+
+def test_the_page(explore: str, page: "Page") -> None:
+    """The explorers answer there too; what is wrong is said, and what works is offered."""
     expected = KernelExplorer(open_catalog())
-    with browser.voila(notebooks.parent / "voila", notebooks / "explore.ipynb") as address:
-        page.goto(address, timeout=120_000)  # voila runs the notebook first
+    page.goto(explore, timeout=120_000)
+    page.wait_for_selector(SLIDER, timeout=120_000)
+    assert "no runs is no folder; give one that holds runs" in page.locator(".ka-notices").inner_text()
+    assert browser.shown(page, PICTURE) == png(expected.figure())
+    before = browser.source(page, PICTURE)
+    page.locator(SLIDER).first.focus()
+    page.keyboard.press("ArrowRight")
+    assert browser.shown(page, PICTURE, before) == png(expected.figure(layer=2))
+    assert page.locator(".ka-output .noUi-target").first.get_attribute("disabled") is not None
+    assert page.locator(".ka-beside select").first.is_disabled()
+
+
+def test_reloads_keep_the_choices_and_leave_no_kernels(explore: str, page: "Page") -> None:
+    """A kernel waits for the next page; those of pages that are gone end."""
+    page.goto(explore, timeout=120_000)
+    page.wait_for_selector(SLIDER, timeout=120_000)
+    before = browser.settled(page, PICTURE)
+    page.locator(".ka-model select").first.select_option("kav6")
+    browser.settled(page, PICTURE, before)
+    shown = png(
+        KernelExplorer(open_catalog()).figure(
+            model="kav6", layer=int(page.locator(".ka-layer .widget-readout").first.inner_text())
+        )
+    )
+    for _ in range(4):
+        page.goto(explore, timeout=120_000)
         page.wait_for_selector(SLIDER, timeout=120_000)
-        assert browser.shown(page, PICTURE) == png(expected.figure())
-        before = browser.source(page, PICTURE)
-        page.locator(SLIDER).first.focus()
-        page.keyboard.press("ArrowRight")
-        assert browser.shown(page, PICTURE, before) == png(expected.figure(layer=2))
+        assert page.locator(".ka-model select").first.input_value() == "kav6"
+        assert browser.shown(page, PICTURE) == shown
+    assert len(browser.kernels(explore)) >= 5
+    for _ in range(120):
+        if len(browser.kernels(explore)) == 2:
+            break
+        page.wait_for_timeout(1000)
+    assert len(browser.kernels(explore)) == 2
