@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.measure import MIB, Place
 from ka.errors import KAError
-from ka.inference import sharpen
+from ka.inference import run_network
 from ka.models.counts import deployed
 from ka.models.psrt import build
 from workbook.paths import ROOT
@@ -70,13 +70,13 @@ def sharpened(
         model = model.to(place.device)
         up, msi = (torch.rand(1, bands, size, size, device=place.device) for bands in (n_bands, n_msi))
         small = min(size, 32) // 16 * 16
-        sharpen(model, up[..., :small, :small], msi[..., :small, :small], small)  # sets up what is not the scene's
+        run_network(model, up[..., :small, :small], msi[..., :small, :small], small)  # sets up what is not the scene's
         seconds, mib = [], 0.0
         for turn in range(repeats):
             forget_peak(place.device)
             before = peak_bytes(place.device)
             begun = place.now()
-            sharpen(model, up, msi, tile or max(16, -(-size // 16) * 16))
+            run_network(model, up, msi, tile or max(16, -(-size // 16) * 16))
             seconds.append(place.now() - begun)
             if not turn:  # later runs reuse what the first one took
                 mib = (peak_bytes(place.device) - before) / MIB

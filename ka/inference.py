@@ -35,12 +35,12 @@ class Network:
         weight, consistency = next(self.model.parameters()), self.model.consistency
         images = (begun(scene, self.model.start).up, scene.msi, scene.lr)
         up, msi, lr = (torch.from_numpy(x)[None].to(weight.device, weight.dtype) for x in images)
-        image = sharpen(self.model, up, msi, self.tile, lr)[0].cpu()
+        image = run_network(self.model, up, msi, self.tile, lr)[0].cpu()
         return image if consistency is None else torch.from_numpy(consistency(image.numpy(), scene.lr, scene.msi))
 
 
 @torch.no_grad()
-def sharpen(
+def run_network(
     model: Model,
     up: Float[Tensor, "b bands h w"],
     msi: Float[Tensor, "b m h w"],

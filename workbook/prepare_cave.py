@@ -14,6 +14,7 @@ from PIL import Image
 from ka.data import Degradation, Patches, SceneSet, load
 from ka.data.cave import CAVE_TEST, CAVE_TRAIN
 from ka.data.h5 import FIELDS, LazyRow, made_with, read_header
+from ka.data.own.files import Reading
 from ka.errors import KAError
 from ka.files import replacing
 from workbook.style import styled
@@ -35,7 +36,9 @@ def write_synthetic(root: Path, names: Sequence[str], size: int = 128) -> None:
             Image.fromarray(image).save(folder / f"{name}_ms_{i:02d}.png")
 
 
-def scene_sets(root: Path, degradation: Degradation, scenes: Sequence[str] | None) -> dict[str, SceneSet]:
+def scene_sets(
+    root: Path, degradation: Degradation, scenes: Sequence[str] | None, srf: str | None = None
+) -> dict[str, SceneSet]:
     """Training and test scenes of CAVE; of the `scenes` alone where some are named. Missing or broken files, and an
     unknown scene, are a `KAError`.
     """
@@ -44,7 +47,7 @@ def scene_sets(root: Path, degradation: Degradation, scenes: Sequence[str] | Non
         # A name in neither split goes to both, and is refused there.
         names = None if scenes is None else [name for name in scenes if name not in elsewhere]
         if names is None or names:
-            sets[split] = load("cave", split, root, degradation, scenes=names)
+            sets[split] = load("cave", split, root, degradation, scenes=names, reading=Reading(srf=srf))
     return sets
 
 

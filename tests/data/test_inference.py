@@ -5,7 +5,7 @@ import torch
 
 import ka
 from ka import data
-from ka.inference import Network, reach, sharpen
+from ka.inference import Network, reach, run_network
 from ka.models.variants import VARIANTS
 
 EXACT = [name for name, row in VARIANTS.items() if not row.position_bound(16, 176)]
@@ -25,7 +25,7 @@ def strong(name: str) -> ka.PSRT:
 def test_tiles_equal_one_pass(name: str) -> None:
     model = strong(name)
     up, msi, lr = (torch.rand(1, c, 16 // r, 240 // r).double() for c, r in ((4, 1), (2, 1), (4, 4)))
-    whole, tiled = sharpen(model, up, msi, 512, lr), sharpen(model, up, msi, 32, lr)
+    whole, tiled = run_network(model, up, msi, 512, lr), run_network(model, up, msi, 32, lr)
     assert (whole - up).abs().max() > 1e-3
     assert (whole - tiled).abs().max() <= 1e-10 * whole.abs().max()
 
@@ -47,31 +47,31 @@ def test_reach_is_how_far_the_output_looks(name: str) -> None:
 def test_memory_decides_on_tiles_only_where_they_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     up, msi = torch.rand(1, 4, 272, 16).double(), torch.rand(1, 2, 272, 16).double()
     free, bound, shuffled = strong("psrt_noshuffle"), strong("kav3"), strong("psrt")
-    whole = sharpen(free, up, msi, 512)
+    whole = run_network(free, up, msi, 512)
     sizes = []
     free.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
     monkeypatch.setattr("ka.inference.free_bytes", lambda _: 1000)
-    assert (sharpen(free, up, msi) - whole).abs().max() <= 1e-10 * whole.abs().max()
+    assert (run_network(free, up, msi) - whole).abs().max() <= 1e-10 * whole.abs().max()
     assert len(sizes) == 2
     with pytest.raises(ka.KAError, match=r"with kav3 tiles give another result .*tile=256"):
-        sharpen(bound, up, msi)
+        run_network(bound, up, msi)
     with pytest.raises(ka.KAError, match=r"with psrt tiles give another result .*wraps around.*tile=256"):
-        sharpen(shuffled, torch.rand(1, 4, 16, 408).double(), torch.rand(1, 2, 16, 408).double())
+        run_network(shuffled, torch.rand(1, 4, 16, 408).double(), torch.rand(1, 2, 16, 408).double())
 
 
 def test_tiles_of_odd_images() -> None:
     model = strong("kav11")
     up, msi = torch.rand(1, 4, 61, 75).double(), torch.rand(1, 2, 61, 75).double()
-    whole = sharpen(model, up, msi, 512)
-    assert (whole - sharpen(model, up, msi, 32)).abs().max() <= 1e-10 * whole.abs().max()
+    whole = run_network(model, up, msi, 512)
+    assert (whole - run_network(model, up, msi, 32)).abs().max() <= 1e-10 * whole.abs().max()
 
 
 @pytest.mark.parametrize("name", ["psrt_misaligned", "kav3", "kav17"])
 def test_tiles_cannot_equal_one_pass_where_kernels_are_bound(name: str) -> None:
     model = strong(name)
     up, msi = torch.rand(1, 4, 16, 176).double(), torch.rand(1, 2, 16, 176).double()
-    whole = sharpen(model, up, msi, 512)
-    assert (whole - sharpen(model, up, msi, 16)).abs().max() > 1e-3 * whole.abs().max()
+    whole = run_network(model, up, msi, 512)
+    assert (whole - run_network(model, up, msi, 16)).abs().max() > 1e-3 * whole.abs().max()
     assert VARIANTS[name].position_bound(16, 176)
 
 
@@ -84,7 +84,7 @@ def test_a_tile_off_the_grid_is_refused() -> None:
     model = ka.build("kav11", n_bands=4, n_msi=2, dim=8)
     for tile in (0, -16, 20, 1.5, True):
         with pytest.raises(ka.KAError, match="positive multiple of 16"):
-            sharpen(model, torch.rand(1, 4, 32, 32), torch.rand(1, 2, 32, 32), tile)  # type: ignore[arg-type]
+            run_network(model, torch.rand(1, 4, 32, 32), torch.rand(1, 2, 32, 32), tile)  # type: ignore[arg-type]
 
 
 class Small(torch.nn.Module):
@@ -107,19 +107,19 @@ def test_a_gpu_that_is_full_after_all_is_given_tiles(caplog: pytest.LogCaptureFi
     up, msi = torch.rand(1, 4, 48, 400), torch.rand(1, 2, 48, 400)
     small = Small("psrt_noshuffle", 260)
     torch.nn.init.normal_(small.model.tail.weight, std=0.1)
-    tiled = sharpen(small, up, msi)  # type: ignore[arg-type]
+    tiled = run_network(small, up, msi)  # type: ignore[arg-type]
     assert "does not fit in the memory of cpu: in tiles of 256" in caplog.text
     assert "in tiles of 128" in caplog.text  # with their margins, those of 256 were too large
     with torch.no_grad():
         whole = small.model(up, msi)
     assert (tiled - whole).abs().max() <= 1e-5 * whole.abs().max()
     with pytest.raises(ka.KAError, match="not even tiles of 64 pixels fit"):
-        sharpen(Small("psrt_noshuffle", 20), up, msi)  # type: ignore[arg-type]
+        run_network(Small("psrt_noshuffle", 20), up, msi)  # type: ignore[arg-type]
     with pytest.raises(ka.KAError, match="does not fit in the memory of cpu; with kav1 tiles give another result"):
-        sharpen(Small("kav1", 20), up, msi)  # type: ignore[arg-type]
+        run_network(Small("kav1", 20), up, msi)  # type: ignore[arg-type]
     asked = Small("psrt_noshuffle", 20)
     with pytest.raises(torch.OutOfMemoryError):  # who asks for tiles gets these
-        sharpen(asked, up, msi, 128)  # type: ignore[arg-type]
+        run_network(asked, up, msi, 128)  # type: ignore[arg-type]
 
 
 def test_a_network_is_a_method() -> None:

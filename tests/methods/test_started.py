@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import ka
 from ka.data import Degradation, Patches, Scene, SceneSet, observe
-from ka.inference import sharpen
+from ka.inference import run_network
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection
 from ka.methods.started import StartedScenes, started
 
@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_made_again(scenes: SceneSet) -> None:
 def test_a_network_begins_and_ends_as_its_model_says(model: ka.PSRT) -> None:
     seen = scene()
     up = model.start(seen)
-    image = sharpen(model, up[None], torch.from_numpy(seen.msi)[None])[0].numpy()
+    image = run_network(model, up[None], torch.from_numpy(seen.msi)[None])[0].numpy()
     assert model.consistency is not None
     expected = model.consistency(image, seen.lr, seen.msi)
     np.testing.assert_array_equal(ka.Network(model)(seen), expected)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import ka
 from ka.data import Degradation, Scene, bicubic
-from ka.inference import sharpen
+from ka.inference import run_network
 from ka.models.checkpoints import load_checkpoint, load_weights, save_weights
 from ka.models.counts import parameters_of
 from ka.models.own.adapter import OwnModel, find_network, own_model
@@ -210,10 +210,10 @@ def test_whole_scenes() -> None:
     lr = torch.rand(1, 4, 24, 20)
     model = own_model(Looking, 4, 3).eval()
     assert not model.row.position_bound(96, 80)
-    torch.testing.assert_close(sharpen(model, up, msi, 32, lr), model(up, msi, lr))
+    torch.testing.assert_close(run_network(model, up, msi, 32, lr), model(up, msi, lr))
     unknown = own_model(Plain, 4, 3).eval()
     assert "state it as `reach`" in unknown.row.position_bound(96, 80)
-    torch.testing.assert_close(sharpen(unknown, up, msi, 32, lr), unknown(up, msi, lr))
+    torch.testing.assert_close(run_network(unknown, up, msi, 32, lr), unknown(up, msi, lr))
     small = lr[0].numpy()
     scene = Scene("one", up[0].numpy(), small, bicubic(small, Degradation().ratio), msi[0].numpy())
     torch.testing.assert_close(ka.Network(unknown)(scene), unknown(torch.from_numpy(scene.up)[None], msi)[0])

@@ -12,6 +12,7 @@ import ka
 from ka.errors import KAError
 from ka.methods.injection import LinearInjection, LocalInjection
 from ka.methods.local import with_roots
+from workbook.training import finish
 from workbook.training.config import Config
 from workbook.training.run import Run
 from workbook.training.scenes import load_data
@@ -103,3 +104,31 @@ def test_consistency_needs_a_known_response(smoke: Any, tmp_path: Path) -> None:
     with pytest.raises(KAError, match=r"consistency='both' needs the response that made the HR-MSI, which h5"):
         load_data(smoke(tmp_path, consistency="both"))
     assert train(smoke(tmp_path, start="local"), bar=False).finished
+
+
+def test_methods_without_training_are_measured_once_for_a_folder(
+    tiny_h5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, **changes: Any) -> dict[str, Any]:
+        given: dict[str, Any] = {
+            "dataset": "h5",
+            "data_root": str(tiny_h5),
+            "run_dir": str(tmp_path / name),
+            "iterations": 3,
+        } | changes
+        return train(Config.preset("smoke", **given), bar=False).metrics()["methods"]
+
+    measured: list[str] = []
+    whole = finish.evaluate
+    monkeypatch.setattr(finish, "evaluate", lambda method, scenes: measured.append(method) or whole(method, scenes))
+    first = run("a")
+    assert len(measured) == 4
+    assert run("b", seed=1) | {"best": 0, "last": 0} == first | {"best": 0, "last": 0}
+    assert len(measured) == 5  # the network alone
+    run("c", radius=2)
+    assert len(measured) == 7  # and local injection, which is another one
+    (kept,) = {path.parent for path in tmp_path.rglob(".untrained/*.json")}
+    for path in kept.iterdir():
+        path.write_text("{half")
+    run("d", seed=2)
+    assert len(measured) == 11

@@ -1,16 +1,22 @@
 """The end of a run: its final weights, and every method measured on the whole test scenes."""
 
+import hashlib
+import inspect
+import json
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from ka.data import Scene
+from ka import evaluation, metrics
+from ka.data import Scene, simulate
+from ka.errors import KAError
 from ka.evaluation import evaluate
 from ka.files import write_json
 from ka.inference import Network
-from ka.methods import Method
+from ka.methods import Method, consistency, injection, local
 from ka.models.counts import parameters_of
 from workbook.training.devices import forget_peak, peak_bytes
 from workbook.training.run import Run
@@ -21,8 +27,9 @@ from workbook.training.step import State
 def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     """Write the final weights and metrics.json: every method on the test scenes.
 
-    Those without training are measured in every run. Of the run's weights the best ones are, and where nothing was held
-    out to choose by, their average too: each costs a minute on CAVE, and the final ones lie in the folder.
+    Those without training are measured once for all runs of a folder (see `_untrained`). Of the run's weights the best
+    ones are, and where nothing was held out to choose by, their average too: each costs a minute on CAVE, and the final
+    ones lie in the folder.
     Peak memory is the GPU's, or that of this whole process (which holds the scenes too), since its start.
     """
     model, device = state.model, state.device
@@ -33,18 +40,12 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     if not state.best_of:  # nothing was held out: the last weights count
         run.save_model("best", model, state.step, "last", scenes.test.ratio)
     best_step, best_of = run.best()
-    methods = scenes.untrained | {"best": Network(run.model("best").to(device))}
+    methods: dict[str, Method] = {"best": Network(run.model("best").to(device))}
     if not state.best_of:
         methods["average"] = Network(state.average)
-    evaluations = {}
-    with tqdm(total=len(methods) * len(scenes.test), desc="test scenes", disable=not bar) as progress:
-        for name, method in methods.items():
-
-            def counted(scene: Scene, method: Method = method) -> Tensor:
-                progress.update()
-                return method(scene)
-
-            evaluations[name] = evaluate(counted, scenes.test).to_dict()
+    evaluations = _untrained(run, scenes)
+    for name, method in tqdm(methods.items(), desc="test scenes", disable=not bar):
+        evaluations[name] = evaluate(method, scenes.test).to_dict()
     if best_step == state.step:
         evaluations[best_of] = evaluations["best"]
     memory["test_mib"] = round(peak_bytes(device) / 2**20)
@@ -63,6 +64,27 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
         "methods": evaluations,
     }
     write_json(run.path / "metrics.json", values)
+
+
+def _untrained(run: Run, scenes: Data) -> dict[str, Any]:
+    """Metrics of the methods without training, which all runs of a folder on the same scenes have in common.
+
+    They are kept beside the runs, under a digest of all that they follow from: test scenes, the methods' values, and
+    the code that makes and measures their images.
+    """
+    code = [inspect.getsource(module) for module in (consistency, injection, local, simulate, evaluation, metrics)]
+    digest, evaluations = hashlib.sha256("".join(code).encode()), {}
+    for name, method in scenes.untrained.items():
+        values = json.dumps([scenes.test_digest, method.to_dict()], sort_keys=True)  # type: ignore[attr-defined]
+        key = hashlib.sha256(digest.digest() + values.encode()).hexdigest()[:24]
+        path = run.path.parent / ".untrained" / f"{key}.json"
+        try:
+            evaluations[name] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            evaluations[name] = evaluate(method, scenes.test).to_dict()
+            with suppress(KAError):  # a folder that may not be written costs half a minute a run
+                write_json(path, evaluations[name])
+    return evaluations
 
 
 def images(run: Run, scenes: Data, scene: Scene) -> Mapping[str, np.ndarray]:
