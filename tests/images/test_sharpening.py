@@ -1,5 +1,6 @@
 """The command that sharpens files: every format, tiles, folders, and going on after a stop."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from ka.images import FORMATS, Image, Place, Stored, read_image, write_image
 from ka.inference import Network
 from ka.methods.consistency import Consistency
 from ka.pairs import UNTRAINED, pair_of
-from workbook.sharpening import files, tiles
+from workbook.sharpening import files, tiles, view
 from workbook.sharpening.__main__ import main
+from workbook.style import png
 
 SRF = np.repeat(np.eye(3), 2, axis=1) / 2
 NM = np.linspace(450, 700, 6)
@@ -129,3 +131,20 @@ def test_axes_of_a_pair_of_files_are_found_by_its_partner(tmp_path: Path) -> Non
     cube, sharp = np.random.default_rng(0).random((10, 12, 14)), np.random.default_rng(0).random((20, 24, 3))
     pair = pair_of(Stored(cube, "lr", likely="h w c"), Stored(sharp, "msi"))
     assert (pair.lr.order, pair.msi.order, pair.ratio) == ("h w c", "h w c", 2)
+
+
+def test_a_result_is_wiped_and_clicked(pair: Path) -> None:
+    request = files.Request(pair / "lr.tif", pair / "msi.png", out=pair / "x.npy", truth=pair / "gt.npy")
+    seen = view.View(files.sharpen_file(request))
+    wipe = view.Wipe(seen)
+    before, spectrum = wipe.picture.value, wipe.spectrum.value
+    wipe.line.value = 3
+    assert wipe.picture.value != before
+    wipe.click({"dataX": 5 * wipe.zoom, "dataY": 90 * wipe.zoom})
+    assert wipe.spectrum.value == png(seen.spectra((90, 5))) != spectrum
+    assert [axis.get_title() for axis in seen.colours().axes] == ["truth", "LR-HSI", "bicubic", "sharpened"]
+    assert [row["method"] for row in seen.metrics()] == ["bicubic", "local injection"]
+    assert seen.residuals().axes[0].get_title().startswith("bicubic\nspatial")
+    unknown = view.View(files.sharpen_file(replace(request, truth=None)))
+    assert [axis.get_title() for axis in unknown.colours().axes] == ["LR-HSI", "bicubic", "sharpened"]
+    assert unknown.metrics() == []

@@ -75,7 +75,8 @@ class Sharpened:
     method: Method
     path: Path  # where it lies
     seconds: float
-    metrics: Mapping[str, Mapping[str, float | None]] | None  # bicubic's and the result's, where the truth is known
+    truth: np.ndarray | None = None  # `bands h w` in [0, 1], where it is known …
+    metrics: Mapping[str, Mapping[str, float | None]] | None = None  # … and then bicubic's and the result's
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -122,7 +123,7 @@ def sharpen_file(request: Request, tell: Tell | None = None) -> Sharpened:
         made = {"bicubic": pair.scene.up, Path(request.model).name: scaled(values, pair.divisors[0])}
         metrics = {name: _measure(image, truth, pair.ratio) for name, image in made.items()}
     canvas.remove()
-    return Sharpened(pair, method, target, time.monotonic() - begun, metrics)
+    return Sharpened(pair, method, target, time.monotonic() - begun, truth, metrics)
 
 
 def tell(done: int, tiles: int, left: float) -> None:

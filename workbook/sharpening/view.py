@@ -1,6 +1,7 @@
 """What came out of a sharpening, to be looked at: figures, and a picture wiped between before and after."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -32,7 +33,7 @@ class View:
         nm, bands = pair.lr.wavelengths, len(pair.lr.values)
         names = tuple(f"channel {i}" for i in range(len(pair.msi.values)))
         srf = None if consistency is None else consistency.srf
-        self.scene = pair.scene
+        self.scene = replace(pair.scene, gt=sharpened.truth)
         self.scenes = SceneSet("pair", "test", degradation, nm, display_bands(nm, bands), names, [self.scene], srf)
         self.sharpened = sharpened
 
@@ -80,12 +81,14 @@ class Wipe:
         self.line = ipywidgets.IntSlider(w // 2, 0, w, description="wipe", tooltip=tooltip, readout=False)
         size = {"width": f"{w * self.zoom}px", "height": f"{h * self.zoom}px", "max_width": "none"}
         self.picture = ipywidgets.Image(format="png", layout=size).add_class("ka-wipe")
-        self.spectrum = ipywidgets.Image(format="png", layout={"max_width": "420px", "object_fit": "contain"})
+        self.spectrum = ipywidgets.Image(format="png", layout={"width": "360px", "object_fit": "contain"})
         self.line.observe(self.redraw, names="value")
         self.line.layout.width = f"{max(300, w * self.zoom)}px"
         Event(source=self.picture, watched_events=["click"]).on_dom_event(self.click)
         words = ipywidgets.HTML("Bicubic to the left, sharpened to the right. Click a pixel for its spectrum.")
-        self.box = ipywidgets.VBox([words, self.line, ipywidgets.HBox([self.picture, self.spectrum])])
+        wrapped = {"display": "flex", "flex_flow": "row wrap"}
+        beside = ipywidgets.Box([self.picture, self.spectrum], layout=wrapped)
+        self.box = ipywidgets.VBox([words, self.line, beside])
         self.redraw()
         self.show(h // 2 * self.step, w // 2 * self.step)
 
