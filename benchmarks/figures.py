@@ -1,23 +1,19 @@
 """Figures of the benchmark: how much faster than the plain form, and what a scene costs."""
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from benchmarks.goals import GOALS
-from workbook.results.speed import SCENES_OF, Measurement, Pair, SceneCost
+from workbook.results.speed import SCENES_OF, Measurement, SceneCost
 from workbook.style import styled
 
 _PARTS = {"layer": "KA layer, forward and backward", "step": "training step", "inference": "inference"}
-_COLORS = {"reached": "C0", "missed": "C1", "no target": "0.45"}
 
 
 @styled
 def ratios(measurement: Measurement) -> Figure:
     """Time of the plain form by time of the fast one, every variant: KA layer, training step, inference.
 
-    A dot is the median over rounds, its bar reaches from the lower to the upper quartile; the short black line is the
-    target, where there is one. Variants that came to the table after a full run are "not measured".
+    A dot is the median over rounds, its bar reaches from the lower to the upper quartile; at the black line both take
+    as long. Variants that came to the table after a full run are "not measured".
     """
     rows = [*measurement.variants, *measurement.unmeasured][::-1]
     figure = Figure(figsize=(9.5, 1.5 + 0.21 * max(len(rows), 2)), layout="constrained")
@@ -29,35 +25,15 @@ def ratios(measurement: Measurement) -> Figure:
                 at, style = axis.get_yaxis_transform(), {"color": "0.45", "va": "center", "ha": "right"}
                 axis.text(0.98, y, "not measured", transform=at, **style)
             elif (pair := getattr(measurement.variants[name], part)) is not None:
-                _mark(axis, y, pair, _target(measurement.device, part, name))
+                axis.plot([pair.faster.low, pair.faster.high], [y, y], color="C0", solid_capstyle="butt")
+                axis.plot(pair.faster.median, y, "o", color="C0", markersize=4)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_xlim(left=0)
         axis.grid(visible=False, axis="y")
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].set_ylim(-0.7, max(len(rows), 1) - 0.3)
     axes[1].set_xlabel("times as fast as the plain form")
-    handles = [Line2D([], [], color=color, marker="o", markersize=4, label=label) for label, color in _COLORS.items()]
-    handles.append(Line2D([], [], color="black", label="target"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
-
-
-def _mark(axis: Axes, y: int, pair: Pair, target: float | None) -> None:
-    ratio = pair.faster
-    color = _COLORS["no target" if target is None else "reached" if ratio.median >= target else "missed"]
-    axis.plot([ratio.low, ratio.high], [y, y], color=color, solid_capstyle="butt")
-    axis.plot(ratio.median, y, "o", color=color, markersize=4)
-    if target is not None:
-        axis.plot([target, target], [y - 0.38, y + 0.38], color="black", solid_capstyle="butt", zorder=1.9)
-
-
-def _target(device: str, part: str, name: str) -> float | None:
-    least = [
-        goal.least
-        for goal in GOALS
-        if (goal.device, goal.part, goal.measure) == (device, part, "faster") and name in (goal.variants or (name,))
-    ]
-    return max(least, default=None)
 
 
 @styled

@@ -81,7 +81,7 @@ class Wipe:
         self.line = ipywidgets.IntSlider(w // 2, 0, w, description="wipe", tooltip=tooltip, readout=False)
         size = {"width": f"{w * self.zoom}px", "height": f"{h * self.zoom}px", "max_width": "none"}
         self.picture = ipywidgets.Image(format="png", layout=size).add_class("ka-wipe")
-        self.spectrum = ipywidgets.Image(format="png", layout={"width": "360px", "object_fit": "contain"})
+        self.spectrum = ipywidgets.Image(format="png", layout={"width": "330px", "object_fit": "contain"})
         self.line.observe(self.redraw, names="value")
         self.line.layout.width = f"{max(300, w * self.zoom)}px"
         Event(source=self.picture, watched_events=["click"]).on_dom_event(self.click)
