@@ -148,7 +148,8 @@ class _Stack:
         width, offset = self.widths[scene][:, None, None], self.offsets[turn]
         rows, columns = step * row[:, None, None] + offset[..., 0], step * col[:, None, None] + offset[..., 1]
         pixel = self.starts[scene][:, None, None] + rows * width + columns
-        batch = self.values[:, pixel].transpose(0, 1)
+        channel = torch.arange(self.values.shape[0], device=self.values.device)
+        batch = self.values[channel[:, None, None], pixel[:, None]]
         return dict(zip(self.channels, batch.split(list(self.channels.values()), dim=1), strict=True))
 
 

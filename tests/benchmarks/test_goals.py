@@ -143,7 +143,8 @@ def test_the_figure_of_ratios_shows_what_was_measured() -> None:
     assert all(line.get_xdata()[0] == 4 for line in dots)
     names = [label.get_text() for label in layer.get_yticklabels()]
     assert names == list(PSRT_ROWS)[::-1]
-    assert [line.get_xdata()[0] for axis in figure.axes for line in axis.lines if line.get_color() == "black"] == [1] * 3
+    guides = [line for axis in figure.axes for line in axis.lines if line.get_color() == "black"]
+    assert [line.get_xdata()[0] for line in guides] == [1, 1, 1]
 
 
 def test_the_figure_of_ratios_keeps_a_line_for_what_was_not_measured() -> None:
