@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from safetensors import safe_open
 
 from ka.errors import KAError
 from ka.evaluation import Evaluation
@@ -277,8 +278,17 @@ def _load(path: Path) -> Result:
 
 
 def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
-    """Keep a finished run's best weights as `<variant>.safetensors` in a folder (see `keep_weights`)."""
-    path = Path(folder) / f"{run.metrics()['variant'].replace(':', '.')}.safetensors"
+    """Keep a finished run's best weights as `<variant>.safetensors` in a folder (see `keep_weights`).
+
+    Beside such a file of another dataset it is `<variant>_<dataset>.safetensors`.
+    """
+    metrics = run.metrics()
+    name, dataset = metrics["variant"].replace(":", "."), metrics["dataset"]
+    path = Path(folder) / f"{name}.safetensors"
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            other = (file.metadata() or {}).get("dataset") != dataset
+        path = path.with_name(f"{name}_{dataset}.safetensors") if other else path
     keep_weights(run, path)
     return path
 
@@ -290,7 +300,8 @@ def keep_weights(run: Run, path: Path) -> None:
     metrics = run.metrics()
     psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite
     known = {} if psnr is None else {"psnr": round(psnr, 3)}
-    save_weights(path, run.model("best"), half=True, dataset=metrics["dataset"], step=metrics["best"]["step"], **known)
+    noted = {"dataset": metrics["dataset"], "ratio": metrics["ratio"], "step": metrics["best"]["step"]}
+    save_weights(path, run.model("best"), half=True, **noted, **known)
 
 
 def means(name: str) -> Means:
