@@ -3,12 +3,23 @@
 import io
 from typing import Any
 
+import matplotlib
 import matplotlib.style
 from matplotlib.figure import Figure
 
 from workbook.paths import STYLE
 
 styled = matplotlib.style.context(STYLE)  # decorates a function that draws
+
+COLUMN = 3.5
+"""Inches of a journal's column, in which the figures that `narrow` decorates can be printed as they are."""
+
+_SMALL = {
+    "font.size": 6, "axes.titlesize": 6, "axes.labelsize": 6, "xtick.labelsize": 6, "ytick.labelsize": 6,
+    "legend.fontsize": 6, "lines.linewidth": 0.9, "lines.markersize": 2.6, "axes.linewidth": 0.5, "grid.linewidth": 0.4,
+    "xtick.major.width": 0.5, "ytick.major.width": 0.5, "xtick.major.size": 2, "ytick.major.size": 2, "figure.dpi": 300,
+}  # fmt: skip
+narrow = matplotlib.style.context([str(STYLE), _SMALL])  # the same, for a figure of one column
 
 # What a file would tell of when and with what it was made is left out.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -22,7 +33,8 @@ _METADATA: dict[str, dict[str, Any]] = {
 def encoded(figure: Figure, kind: str) -> bytes:
     """A figure as a `png`, `svg` or `pdf` file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
+    dpi = max(figure.dpi, matplotlib.rcParams["savefig.dpi"])
+    figure.savefig(buffer, format=kind, metadata=_METADATA[kind], dpi=dpi)
     return buffer.getvalue()
 
 

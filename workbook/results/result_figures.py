@@ -1,6 +1,7 @@
 """Figures of results: differences with their intervals, quality against cost, the answers to the questions."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from workbook.results.compare import Difference
 from workbook.results.questions import QUESTIONS, answers
 from workbook.results.stored import SHOWN, UNTRAINED, Result
 from workbook.results.table import Row, Table
-from workbook.style import styled
+from workbook.style import COLUMN, narrow, styled
 
 COLOURS = {"better": "C0", "worse": "C1", "open": "0.45"}
 LABELLED = (
@@ -22,11 +23,11 @@ LABELLED = (
 """Rows that quality_against_cost names; the others are light."""
 
 
-@styled
+@narrow
 def forest(table: Table) -> Figure:
     """Differences to the baseline with their intervals, one panel per metric; variants that were not run are absent."""
     rows = [row for row in table.rows if row.differences][::-1]
-    figure = Figure(figsize=(9.5, 1.5 + 0.21 * max(len(rows), 2)), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 0.95 + 0.12 * max(len(rows), 3)), layout="constrained")
     axes = figure.subplots(1, len(SHOWN), sharey=True)
     for axis, metric in zip(axes, SHOWN, strict=True):
         _forest(axis, rows, metric)
@@ -37,7 +38,7 @@ def forest(table: Table) -> Figure:
             axis.set(xticks=[])
         axes[1].text(0.5, 0.6, "no run to compare yet", ha="center", transform=axes[1].transAxes)
     texts = {"better": f"better than {table.baseline}", "worse": "worse", "open": "interval holds zero"}
-    marks = [(text, COLOURS[side], COLOURS[side], 1.4) for side, text in texts.items()]
+    marks = [(text, COLOURS[side], COLOURS[side], 0.9) for side, text in texts.items()]
     _legend(figure, [*marks, ("no interval", COLOURS["open"], "white", 0)])
     return figure
 
@@ -45,10 +46,10 @@ def forest(table: Table) -> Figure:
 def _legend(figure: Figure, marks: Sequence[tuple[str, str, str, float]]) -> None:
     """Under the figure: (label, colour, face, width of the line) of each mark."""
     handles = [
-        Line2D([], [], color=colour, marker="o", markersize=4, markerfacecolor=face, label=label, linewidth=width)
+        Line2D([], [], color=colour, marker="o", markerfacecolor=face, label=label, linewidth=width)
         for label, colour, face, width in marks
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def mark(axis: Axes, difference: Difference, y: float, colour: str) -> None:
@@ -57,7 +58,7 @@ def mark(axis: Axes, difference: Difference, y: float, colour: str) -> None:
     if difference.low is not None and difference.high is not None:
         axis.plot([difference.low, difference.high], [y, y], color=colour, solid_capstyle="butt")
         face = colour
-    axis.plot(difference.value, y, "o", color=colour, markersize=4, markerfacecolor=face)
+    axis.plot(difference.value, y, "o", color=colour, markerfacecolor=face)
 
 
 def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
@@ -67,9 +68,9 @@ def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
     for y, difference in differences:
         good = (difference.value > 0) == (METRICS[metric].better == "higher")
         mark(axis, difference, y, COLOURS["open" if not difference.excludes_zero else "better" if good else "worse"])
-    axis.set_xlabel(f"Δ {METRICS[metric].heading}, {METRICS[metric].better} is better")
+    axis.set_xlabel(f"Δ {METRICS[metric].heading},\n{METRICS[metric].better} is better")
     axis.grid(visible=False, axis="y")
-    axis.locator_params(axis="x", nbins=5)
+    axis.locator_params(axis="x", nbins=4)
     if differences:
         # An interval from few seeds may be a hundred times as wide as the differences: it is cut at the frame.
         reach = max(abs(end or 0.0) for _, gap in differences for end in (gap.value, gap.low, gap.high))
@@ -134,26 +135,30 @@ def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float], line: floa
         text.set_in_layout(False)  # or every drawing would move the axes a little further
 
 
-@styled
+@narrow
 def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS), which: str = "best") -> Figure:
     """Differences in PSNR with their intervals, question by question; what was not run is named without a mark."""
     colours = {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1", "equal within 0.1 dB": "C0"}
     blocks = [(title, answers(results, title, which)) for title in questions]
-    height = sum(len(block) + 1.2 for _, block in blocks)
-    figure = Figure(figsize=(9.5, 0.9 + 0.2 * height), layout="constrained")
+    figure = Figure(layout="constrained")
     axis = figure.subplots()
     y, ticks, labels = 0.0, [], []
     for title, block in blocks:
-        axis.text(0.0, y, title, weight="bold", va="center", transform=axis.get_yaxis_transform())
+        text = axis.annotate(title, (0.01, y), xycoords=("figure fraction", "data"), weight="bold", va="center")
+        text.set_in_layout(False)
         for answer in block:
-            y -= 1
+            label = answer.comparison.label + ("" if answer.differences else " (not run)")
+            lines = textwrap.wrap(label, 34)
+            y -= 0.6 + 0.4 * len(lines)
             ticks.append(y)
-            labels.append(answer.comparison.label + ("" if answer.differences else " (not run)"))
+            labels.append("\n".join(lines))
             if answer.differences:
                 mark(axis, answer.differences["psnr"], y, colours.get(answer.verdict, "0.45"))
+            y -= 0.4 * (len(lines) - 1)
         y -= 1.2
+    figure.set_size_inches(COLUMN, 0.75 + 0.115 * -y)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(ticks, labels, fontsize=7.5)
+    axis.set_yticks(ticks, labels)
     axis.set_ylim(y + 0.6, 0.8)
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("Δ PSNR (dB)")
@@ -161,5 +166,5 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
         *(("as claimed, or better", "C2"), ("against the claim, or worse", "C1")),
         *(("equal within 0.1 dB", "C0"), ("not decided", "0.45")),
     )
-    _legend(figure, [(text, colour, colour, 1.4) for text, colour in texts])
+    _legend(figure, [(text, colour, colour, 0.9) for text, colour in texts])
     return figure
