@@ -52,8 +52,14 @@ class Pair:
     @cached_property
     def scene(self) -> Scene:
         """Both in [0, 1], as a scene without truth."""
-        lr, msi = (scaled(image.values, by) for image, by in zip((self.lr, self.msi), self.divisors, strict=True))
-        return Scene(self.lr.where, None, lr, bicubic(lr, self.ratio), msi)
+        return self.part(0, 0, *self.msi.values.shape[1:])
+
+    def part(self, row: int, col: int, height: int, width: int) -> Scene:
+        """A rectangle of the scene, in pixels of msi, multiples of the ratio; nothing of the rest is made."""
+        r = self.ratio
+        lr = scaled(self.lr.values[:, row // r : (row + height) // r, col // r : (col + width) // r], self.divisors[0])
+        msi = scaled(self.msi.values[:, row : row + height, col : col + width], self.divisors[1])
+        return Scene(self.lr.where, None, lr, bicubic(lr, r), msi)
 
     def image(self, sharp: Float[np.ndarray, "bands h w"]) -> Image:
         """A sharp cube in [0, 1] as an image in the unit of `lr`, with its wavelengths and the place of `msi`."""
@@ -175,7 +181,10 @@ def _check_model(model: Model, pair: Pair) -> None:
         )
     if model.consistency is None:
         return
-    scene, consistency = pair.scene, model.consistency
+    consistency, r = model.consistency, pair.ratio
+    h, w = pair.msi.values.shape[1:]
+    height, width = (min(n, 1024 // r * r) for n in (h, w))
+    scene = pair.part((h - height) // 2 // r * r, (w - width) // 2 // r * r, height, width)  # the middle tells
     seen, low = respond(scene.lr, consistency.srf), degrade(scene.msi, consistency.degradation)
     difference = float(np.sqrt(((seen - low) ** 2).mean() / max(float((low**2).mean()), 1e-12)))
     if difference > FOREIGN:

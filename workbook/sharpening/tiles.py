@@ -17,6 +17,7 @@ from einops import rearrange
 from ka.data.simulate import degrade
 from ka.errors import KAError
 from ka.files import write_json
+from ka.images import scaled
 from ka.inference import GRID, Network, reach
 from ka.methods import Method
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection
@@ -99,10 +100,9 @@ def paint(pair: Pair, method: Method, canvas: Canvas, name: str, tile: int = TIL
         tile: side of a tile in pixels; a method whose reach is not known sees the whole image.
         tell: hears of the progress.
     """
-    scene, ratio = pair.scene, pair.ratio
-    method = with_matrix(method, pair)
+    size, method = pair.msi.values.shape[1:], with_matrix(method, pair)
     margin = _margin(method, pair)
-    boxes = list(_boxes(scene.msi.shape[1:], ratio, None if margin is None else tile))
+    boxes = list(_boxes(size, pair.ratio, None if margin is None else tile))
     done = canvas.begin({"method": name, "tile": tile, "images": _digest(pair)})
     begun, first = time.monotonic(), len(done)
     for index, (top, left, height, width) in enumerate(boxes):
@@ -111,8 +111,8 @@ def paint(pair: Pair, method: Method, canvas: Canvas, name: str, tile: int = TIL
         m = margin or 0
         y0, x0 = max(0, top - m), max(0, left - m)
         h, w = (min(n, stop + m) - start for n, stop, start in
-                zip(scene.msi.shape[1:], (top + height, left + width), (y0, x0), strict=True))  # fmt: skip
-        sharp = method(scene.crop(y0, x0, h, w)).numpy()[:, top - y0 : top - y0 + height, left - x0 : left - x0 + width]
+                zip(size, (top + height, left + width), (y0, x0), strict=True))  # fmt: skip
+        sharp = method(pair.part(y0, x0, h, w)).numpy()[:, top - y0 : top - y0 + height, left - x0 : left - x0 + width]
         canvas.put(index, (slice(top, top + height), slice(left, left + width)), pair.image(sharp).values)
         done.add(index)
         if tell is not None:
@@ -123,14 +123,15 @@ def paint(pair: Pair, method: Method, canvas: Canvas, name: str, tile: int = TIL
 def with_matrix(method: Method, pair: Pair) -> Method:
     """Local injection with the matrix of the whole scene, which a tile does not see; other methods as they are."""
     if isinstance(method, LocalInjection) and method.matrix is None:
-        msi = with_roots(pair.scene.msi) if method.roots else pair.scene.msi
-        return replace(method, matrix=own_matrix(pair.scene.lr, degrade(msi, method.degradation)))
+        lr, msi = (scaled(image.values, by) for image, by in zip((pair.lr, pair.msi), pair.divisors, strict=True))
+        low = degrade(with_roots(msi) if method.roots else msi, method.degradation)
+        return replace(method, matrix=own_matrix(lr, low))
     return method
 
 
 def _margin(method: Method, pair: Pair) -> int | None:
     """Pixels that a method looks beyond a tile, on the grid of tiles; None where it has to see the whole image."""
-    ratio, (h, w) = pair.ratio, pair.scene.msi.shape[1:]
+    ratio, (h, w) = pair.ratio, pair.msi.values.shape[1:]
     if isinstance(method, Network):
         row = method.model.row
         if row.position_bound(h, w):
