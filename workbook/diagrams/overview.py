@@ -66,7 +66,14 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
         model = fresh_model(row, dim)
-        fronted = "" if model.front is None else f"{say(row.front)},\nk = {len(model.front.fallback)}"
+        source = (
+            say("bank of {n}", n=row.bank)
+            if row.bank
+            else ""
+            if model.front is None
+            else f"k = {len(model.front.fallback)}"
+        )
+        fronted = f"{say(row.front)},\n{source}" if row.front else ""
         texts = {"front": fronted, "shuffle": shuffled} | settings(row, dim, language)
         why = {"": say("no KA"), "identity": say("identity")}.get(row.kernels, "")
         why = {"": say("no body"), "residual": say("{n} plain\nblocks", n=row.blocks)}.get(row.body, why)
