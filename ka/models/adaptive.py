@@ -64,8 +64,8 @@ class RegressedKernels(nn.Module):
         """The sharpened image; `up` is the image that the network starts from."""
         features = self.features(up, msi)
         with torch.autocast("cpu" if up.is_meta else up.device.type, enabled=False):  # the solve wants every digit
-            low = degraded(features, self.degradation)
-            return apply_kernels(self.kernels(low, lr), features - upsample(low, self.degradation.ratio), lr)
+            low, ratio = degraded(features, self.degradation), self.degradation.ratio
+            return apply_kernels(self.kernels(low, lr), features - upsample(low, ratio), upsample(lr, ratio))
 
     def features(self, up: Float[Tensor, "b n h w"], msi: Float[Tensor, "b m h w"]) -> Float[Tensor, "b k h w"]:
         """What kernels weigh: channels, their square roots, learned features."""
@@ -105,12 +105,13 @@ class RegressedKernels(nn.Module):
 
 
 class KernelBank(RegressedKernels):
-    """As `RegressedKernels`, its kernels mixed from `row.bank` learned ones: K(x, y) = fallback + Σ_r a_r(x, y) · B_r.
+    """up + K(x, y)ᵀ · detail(features)(x, y), with kernels mixed from `row.bank` learned ones, B, and a fallback.
 
-    Weights a, of any sign, are made of the features by a 3×3 convolution, GELU and two 1×1 convolutions; what the first
-    two give is pooled in between over what `row.front` says. Only those of pixels are made at full resolution; the
-    others see features as the sensor does, and their kernels are upsampled. B starts at 0. Mixing kernels by weights
-    of the input: Yang, Bender, Le, Ngiam, "CondConv", NeurIPS 2019.
+    K(x, y) = fallback + Σ_r a_r(x, y) · B_r; all start at 0, so that the network starts with the image it is given.
+    Weights a, of any sign, are made of the features (as of `RegressedKernels`) by a 3×3 convolution, GELU, a mean over
+    what `row.front` says, and two 1×1 convolutions. Only those of pixels are made at full resolution; the others see
+    features as the sensor does, and their kernels are upsampled. Mixing kernels by weights of the input: Yang, Bender,
+    Le, Ngiam, "CondConv", NeurIPS 2019.
     """
 
     def __init__(self, n_bands: int, n_msi: int, row: Variant) -> None:
@@ -123,15 +124,20 @@ class KernelBank(RegressedKernels):
     def forward(
         self, up: Float[Tensor, "b n h w"], msi: Float[Tensor, "b m h w"], lr: Float[Tensor, "b n rows columns"]
     ) -> Float[Tensor, "b n h w"]:
-        if self.sees != "pixel":
-            return super().forward(up, msi, lr)
+        """The sharpened image; `up` is the image that the network starts from."""
         features = self.features(up, msi)
-        weights = self.weights(features)
         with torch.autocast("cpu" if up.is_meta else up.device.type, enabled=False):
-            detail = features - upsample(degraded(features, self.degradation), self.degradation.ratio)
-            mixed = rearrange(weights[:, :, None] * detail[:, None], "b r k h w -> b (r k) h w")
+            low = degraded(features, self.degradation)
+            detail = features - upsample(low, self.degradation.ratio)
+            if self.sees != "pixel":
+                return apply_kernels(self.kernels(low, lr), detail, up)
+            mixed = rearrange(self.weights(features)[:, :, None] * detail[:, None], "b r k h w -> b (r k) h w")
             matrices = rearrange(torch.cat([self.fallback[None], self.bank]), "r k n -> n (r k) 1 1")
-            return upsample(lr, self.degradation.ratio) + F.conv2d(torch.cat([detail, mixed], dim=1), matrices)
+            return up + F.conv2d(torch.cat([detail, mixed], dim=1), matrices)
+
+    def begin(self, degradation: Degradation, matrix: "Float[np.ndarray, 'bands m'] | None" = None) -> None:
+        """What made `lr`; a fitted matrix is in the starting image already."""
+        super().begin(degradation)
 
     def weights(self, features: Float[Tensor, "b k y x"]) -> Float[Tensor, "b r y x"]:
         """How much of each kernel of the bank, at every pixel of features (degraded, but for weights of pixels)."""
@@ -142,7 +148,7 @@ class KernelBank(RegressedKernels):
             parts = 1 if self.sees == "image" else 2
             down, across = (_like_parts(n, parts, seen) for n in seen.shape[-2:])
             seen = down @ seen @ across.T
-        return self.weigh(seen).to(features.dtype)
+        return self.weigh(seen)
 
     def field(
         self, features: Float[Tensor, "b k h w"], lr: Float[Tensor, "b n rows columns"]
@@ -166,17 +172,16 @@ class KernelBank(RegressedKernels):
 def apply_kernels(
     kernels: Float[Tensor, "b k n rows columns"],
     detail: Float[Tensor, "b k h w"],
-    lr: Float[Tensor, "b n rows columns"],
+    image: Float[Tensor, "b n h w"],
 ) -> Float[Tensor, "b n h w"]:
-    """bicubic(lr) + Σ_k bicubic(kernels_k) · detail_k, a strip of low-resolution rows at a time."""
-    rows, ratio = lr.shape[-2], detail.shape[-2] // lr.shape[-2]
-    down, across = (_like(cubic_matrix(n, ratio), detail) for n in lr.shape[-2:])
+    """image + Σ_k bicubic(kernels_k) · detail_k, a strip of low-resolution rows at a time."""
+    rows, ratio = kernels.shape[-2], detail.shape[-2] // kernels.shape[-2]
+    down, across = (_like(cubic_matrix(n, ratio), detail) for n in kernels.shape[-2:])
     strips = []
     for top in range(0, rows, STRIP):
         near = slice(max(0, top - 2), min(rows, top + STRIP + 2))  # a cubic's support
         here = slice(top * ratio, min(rows, top + STRIP) * ratio)
-        weights = down[here, near]
-        strip = weights @ lr[..., near, :] @ across.T
+        weights, strip = down[here, near], image[..., here, :]
         for kernel, channel in zip(kernels.unbind(1), detail.unbind(1), strict=True):
             strip = torch.addcmul(strip, weights @ (kernel[..., near, :] @ across.T), channel[:, None, here])
         strips.append(strip)

@@ -11,7 +11,7 @@ from ka import data
 from ka.data import Scene
 from ka.data.simulate import Degradation
 from ka.methods.injection import LocalInjection
-from ka.models.adaptive import apply_kernels
+from ka.models.adaptive import apply_kernels, upsample
 from workbook.audit import swaps
 from workbook.views.kernel_field import KernelField, field_figure, kernel_field
 
@@ -34,7 +34,7 @@ def model_of(name: str, scene: Scene) -> ka.PSRT:
 def applied(field: KernelField, scene: Scene) -> np.ndarray:
     kernels = torch.from_numpy(field.kernels).permute(2, 3, 0, 1)[None].double()
     detail, lr = (torch.from_numpy(x)[None].double() for x in (field.detail, scene.lr))
-    return apply_kernels(kernels, detail, lr)[0].numpy()
+    return apply_kernels(kernels, detail, upsample(lr, 4))[0].numpy()
 
 
 def test_a_field_is_what_is_applied(scene: Scene) -> None:

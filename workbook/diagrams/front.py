@@ -74,7 +74,7 @@ def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> No
         step("solve", say(kernel, n=row.bank), kernels if adapts else f"k s = {k}·{model.n_bands}", PURPLE,
              say(towards), weights, height=SLOT),
         step("apply", say("times detail of features" if row.front == "pixel" else "upsample, times detail of features"),
-             bands, ORANGE, say("+ upsampled lr"), height=SLOT),
+             bands, ORANGE, say("+ the start" if row.bank else "+ upsampled lr"), height=SLOT),
         Step("body", say(BODIES[row.body]), bands, GREEN, number=_psrt(model), present=bool(row.body)),
         Step("out", say("sharp image"), bands, wide=True),
     ]  # fmt: skip

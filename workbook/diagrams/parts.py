@@ -125,7 +125,7 @@ class _Layer:
         if row.kernels == "pooled":
             start, short = "each window pooled to {k}×{k}", "pooled"
         elif row.kernels == "regressed":
-            start, short = "ridge: values on keys, of queries", "regressed"
+            start, short = "ridge: values on keys, of queries", "ridge"
         elif unusual:
             start = "{k}×{k}, " + start
         elif row.normal_init:
