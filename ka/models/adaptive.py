@@ -109,7 +109,8 @@ class KernelBank(RegressedKernels):
 
     K(x, y) = fallback + Σ_r a_r(x, y) · B_r; all start at 0, so that the network starts with the image it is given.
     Weights a, of any sign, are made of the features (as of `RegressedKernels`) by a 3×3 convolution, GELU, a mean over
-    what `row.front` says, and two 1×1 convolutions. Only those of pixels are made at full resolution; the others see
+    what `row.front` says, and two 1×1 convolutions, and divided by their root mean square: small ones would hardly
+    learn. Only those of pixels are made at full resolution; the others see
     features as the sensor does, and their kernels are upsampled. Mixing kernels by weights of the input: Yang, Bender,
     Le, Ngiam, "CondConv", NeurIPS 2019.
     """
@@ -141,14 +142,15 @@ class KernelBank(RegressedKernels):
 
     def weights(self, features: Float[Tensor, "b k y x"]) -> Float[Tensor, "b r y x"]:
         """How much of each kernel of the bank, at every pixel of features (degraded, but for weights of pixels)."""
-        seen = self.look(features)
+        seen = self.look(4 * features)  # about as large as GELU bends
         if self.sees == "window":
             seen = _box(seen, RADIUS)
         elif self.sees != "pixel":
             parts = 1 if self.sees == "image" else 2
             down, across = (_like_parts(n, parts, seen) for n in seen.shape[-2:])
             seen = down @ seen @ across.T
-        return self.weigh(seen)
+        weights = self.weigh(seen)
+        return weights * torch.rsqrt(weights.square().mean(1, keepdim=True) + FLOOR)
 
     def field(
         self, features: Float[Tensor, "b k h w"], lr: Float[Tensor, "b n rows columns"]

@@ -56,7 +56,7 @@ def plain_bank(front: adaptive.KernelBank, up: Tensor, msi: Tensor) -> Tensor:
     """What a front with a bank makes of one image, a place at a time."""
     features = front.features(up, msi)
     low = torch.from_numpy(data.degrade(features[0].numpy(), front.degradation))[None].double()
-    seen = front.look(features if front.sees == "pixel" else low)[0]
+    seen = front.look(4 * (features if front.sees == "pixel" else low))[0]
     rows, columns = seen.shape[1:]
     mirrored = np.pad(seen.numpy(), ((0, 0), (4, 4), (4, 4)), mode="reflect")
     kernels = torch.empty(14, N, rows, columns).double()
@@ -69,6 +69,7 @@ def plain_bank(front: adaptive.KernelBank, up: Tensor, msi: Tensor) -> Tensor:
             "image": seen.mean((1, 2)),
         }[front.sees]
         weights = front.weigh(place[:, None, None])[:, 0, 0]
+        weights /= (weights.square().mean() + adaptive.FLOOR).sqrt()
         kernels[..., y, x] = front.fallback + sum(w * kernel for w, kernel in zip(weights, front.bank, strict=True))
     ratio = front.degradation.ratio
     if front.sees != "pixel":
@@ -100,7 +101,8 @@ def test_a_pixels_field_is_the_sensors_mean() -> None:
     up, msi, lr = images(16)
     front.weigh[2].weight.data.zero_()
     field = front.field(front.features(up, msi), lr)
-    expected = front.fallback + torch.einsum("r,rkn->kn", front.weigh[2].bias, front.bank)
+    weights = front.weigh[2].bias / (front.weigh[2].bias.square().mean() + adaptive.FLOOR).sqrt()
+    expected = front.fallback + torch.einsum("r,rkn->kn", weights, front.bank)
     torch.testing.assert_close(field, expected[None, :, :, None, None].expand(1, -1, -1, 4, 4), rtol=0, atol=1e-10)
 
 
