@@ -106,7 +106,10 @@ def serial(row: Variant) -> bool:
 def kernels(layer: Weights, x: Image) -> tuple[list[Kernel], Kernel | None]:
     """The kernels of the second convolution: (of the windows, global or None)."""
     row = layer.row
-    windows = [F.adaptive_avg_pool2d(w, row.size)[None] for w in cut(x)] if row.widen else learned(layer, x)
+    if row.kernels == "regressed":
+        windows = [regress(layer.window_kernels, window) for window in cut(x)]
+    else:
+        windows = [F.adaptive_avg_pool2d(w, row.size)[None] for w in cut(x)] if row.widen else learned(layer, x)
     glob = make_global(layer.global_kernel, windows) if row.global_from == "raw" else None
     if row.sa == "windows":
         windows = attend(layer.sa, windows, row)
@@ -139,6 +142,18 @@ def learned(layer: Weights, x: Image) -> list[Kernel]:
     hidden = F.gelu(F.linear(torch.cat(numbers).flatten(), gate.expand.weight, gate.expand.bias))
     gates = torch.sigmoid(F.linear(hidden, gate.contract.weight, gate.contract.bias))
     return [factor * weight for factor, weight in zip(gates.unbind(), weights, strict=True)]
+
+
+def regress(module: Weights, window: Image) -> Kernel:
+    """Values on keys over a window's pixels, by ridge regression, applied to a k×k convolution's queries."""
+    c = len(window)
+    both = pointwise(module.key_value, window).flatten(1)  # 2c pixels
+    both = both - both.mean(1, keepdim=True)
+    covariance = both.double() @ both.double().T / both.shape[1]
+    squares, crosses = covariance[:c, :c], covariance[:c, c:]
+    ridge = torch.diag(module.floor + torch.exp(module.log_share.double()) * torch.diagonal(squares))
+    solved = torch.linalg.inv(squares + ridge) @ (crosses + ridge @ module.fallback.double())
+    return torch.einsum("do,diuv->oiuv", solved.to(window.dtype), module.query)
 
 
 def join(windows: list[Kernel], glob: Kernel | None, row: Variant) -> list[Kernel]:

@@ -132,7 +132,7 @@ def reach(row: Variant, ratio: int = 4) -> int:
     """
     if isinstance(row, OwnRow):
         return UNSTATED if row.reach is None else row.reach
-    front = REACH * ratio + 3 if row.front else 0
+    front = (3 if row.front == "pixel" else REACH) * ratio + 3 if row.front else 0  # upsampling and blur, or all
     if row.body != "PSRT":
         return (front or 3 * ratio) + (2 + 2 * row.blocks if row.body else 0)
     pixels = 1

@@ -8,7 +8,7 @@ from ka.errors import KAError
 from ka.models.variants import Variant
 
 PARTS = {
-    "kernels": ("learned", "reweighted", "pooled"),
+    "kernels": ("learned", "reweighted", "pooled", "regressed"),
     "sa": ("", "windows", "windows+global", "global+windows", "scrambled"),
     "se": ("", "shared", "per window"),
     "widen": ("", "linear", "repeat", "repeat+affine", "outer", "depthwise"),

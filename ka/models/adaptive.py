@@ -1,4 +1,5 @@
-"""Kernels that adapt: regressed on learned features in every window, and the lean body that may follow them.
+"""Kernels that adapt, on learned features: regressed in every window, or mixed from a bank; and the lean body that may
+follow them.
 
 Local injection (`ka.methods.local`) makes a kernel for every low-resolution pixel from its own neighbourhood; here the
 channels that it sees, its ridge and what a window without detail falls back on are learned, through the solve.
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from ka.data.datasets import PROTOCOL
 from ka.data.simulate import Degradation, cubic_matrix, degrade_matrix
 from ka.methods.local import DARK, RADIUS, box_matrix
+from ka.models.kernel_parts import bins
 from ka.models.variants import Variant
 
 FLOOR = 1e-6  # least ridge, in squared units of the images: below it flat windows fit their noise
@@ -47,7 +49,7 @@ class RegressedKernels(nn.Module):
         convolutions = [nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(sizes)]
         self.learned = nn.Sequential(convolutions[0], nn.GELU(), convolutions[1], nn.GELU(), convolutions[2])
         self.fallback = nn.Parameter(torch.zeros(n, n_bands))
-        self.log_ridge = nn.Parameter(torch.full((n,), -11.0)) if row.front != "nothing" else None
+        self.log_ridge = nn.Parameter(torch.full((n,), -11.0)) if row.front != "nothing" and not row.bank else None
 
     def begin(self, degradation: Degradation, matrix: "Float[np.ndarray, 'bands m'] | None" = None) -> None:
         """What made `lr`, and a fitted matrix of the HR-MSI's channels (and their roots) to fall back on at first."""
@@ -62,13 +64,19 @@ class RegressedKernels(nn.Module):
         """The sharpened image; `up` is the image that the network starts from."""
         features = self.features(up, msi)
         with torch.autocast("cpu" if up.is_meta else up.device.type, enabled=False):  # the solve wants every digit
-            low = degraded(features, self.degradation)
-            return apply_kernels(self.kernels(low, lr), features - upsample(low, self.degradation.ratio), lr)
+            low, ratio = degraded(features, self.degradation), self.degradation.ratio
+            return apply_kernels(self.kernels(low, lr), features - upsample(low, ratio), upsample(lr, ratio))
 
     def features(self, up: Float[Tensor, "b n h w"], msi: Float[Tensor, "b m h w"]) -> Float[Tensor, "b k h w"]:
         """What kernels weigh: channels, their square roots, learned features."""
         learned = self.learned(torch.cat([up, msi], dim=1)).to(msi.dtype)
         return torch.cat([msi, torch.sqrt(msi.clamp(min=0) + DARK), learned], dim=1)
+
+    def field(
+        self, features: Float[Tensor, "b k h w"], lr: Float[Tensor, "b n rows columns"]
+    ) -> Float[Tensor, "b k n rows columns"]:
+        """The kernel of every low-resolution pixel, of features at full resolution."""
+        return self.kernels(degraded(features, self.degradation), lr)
 
     def kernels(
         self, low: Float[Tensor, "b k rows columns"], lr: Float[Tensor, "b n rows columns"]
@@ -96,20 +104,86 @@ class RegressedKernels(nn.Module):
         return rearrange(solved, "b y x i j -> b i j y x").to(lr.dtype)
 
 
+class KernelBank(RegressedKernels):
+    """up + K(x, y)ᵀ · detail(features)(x, y), with kernels mixed from `row.bank` learned ones, B, and a fallback.
+
+    K(x, y) = fallback + Σ_r a_r(x, y) · B_r; all start at 0, so that the network starts with the image it is given.
+    Weights a, of any sign, are made of the features (as of `RegressedKernels`) by a 3×3 convolution, GELU, a mean over
+    what `row.front` says, and two 1×1 convolutions, and divided by their root mean square: small ones would hardly
+    learn. Only those of pixels are made at full resolution; the others see
+    features as the sensor does, and their kernels are upsampled. Mixing kernels by weights of the input: Yang, Bender,
+    Le, Ngiam, "CondConv", NeurIPS 2019.
+    """
+
+    def __init__(self, n_bands: int, n_msi: int, row: Variant) -> None:
+        super().__init__(n_bands, n_msi, row)
+        k, hidden = len(self.fallback), row.hidden
+        self.bank = nn.Parameter(torch.zeros(row.bank, k, n_bands))
+        self.look = nn.Sequential(nn.Conv2d(k, hidden, 3, padding=1), nn.GELU())
+        self.weigh = nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.GELU(), nn.Conv2d(hidden, row.bank, 1))
+
+    def forward(
+        self, up: Float[Tensor, "b n h w"], msi: Float[Tensor, "b m h w"], lr: Float[Tensor, "b n rows columns"]
+    ) -> Float[Tensor, "b n h w"]:
+        """The sharpened image; `up` is the image that the network starts from."""
+        features = self.features(up, msi)
+        with torch.autocast("cpu" if up.is_meta else up.device.type, enabled=False):
+            low = degraded(features, self.degradation)
+            detail = features - upsample(low, self.degradation.ratio)
+            if self.sees != "pixel":
+                return apply_kernels(self.kernels(low, lr), detail, up)
+            mixed = rearrange(self.weights(features)[:, :, None] * detail[:, None], "b r k h w -> b (r k) h w")
+            matrices = rearrange(torch.cat([self.fallback[None], self.bank]), "r k n -> n (r k) 1 1")
+            return up + F.conv2d(torch.cat([detail, mixed], dim=1), matrices)
+
+    def begin(self, degradation: Degradation, matrix: "Float[np.ndarray, 'bands m'] | None" = None) -> None:
+        """What made `lr`; a fitted matrix is in the starting image already."""
+        super().begin(degradation)
+
+    def weights(self, features: Float[Tensor, "b k y x"]) -> Float[Tensor, "b r y x"]:
+        """How much of each kernel of the bank, at every pixel of features (degraded, but for weights of pixels)."""
+        seen = self.look(4 * features)  # about as large as GELU bends
+        if self.sees == "window":
+            seen = _box(seen, RADIUS)
+        elif self.sees != "pixel":
+            parts = 1 if self.sees == "image" else 2
+            down, across = (_like_parts(n, parts, seen) for n in seen.shape[-2:])
+            seen = down @ seen @ across.T
+        weights = self.weigh(seen)
+        return weights * torch.rsqrt(weights.square().mean(1, keepdim=True) + FLOOR)
+
+    def field(
+        self, features: Float[Tensor, "b k h w"], lr: Float[Tensor, "b n rows columns"]
+    ) -> Float[Tensor, "b k n rows columns"]:
+        """The kernel of every low-resolution pixel; of its pixels the mean, as the sensor takes it."""
+        if self.sees != "pixel":
+            return super().field(features, lr)
+        return self.mixed(degraded(self.weights(features), self.degradation))
+
+    def kernels(
+        self, low: Float[Tensor, "b k rows columns"], lr: Float[Tensor, "b n rows columns"]
+    ) -> Float[Tensor, "b k n rows columns"]:
+        """The kernel of every low-resolution pixel, where weights are not those of pixels."""
+        return self.mixed(self.weights(low))
+
+    def mixed(self, weights: Float[Tensor, "b r y x"]) -> Float[Tensor, "b k n y x"]:
+        """fallback + Σ_r weights_r · bank_r."""
+        return self.fallback[:, :, None, None] + einsum(weights, self.bank, "b r y x, r k n -> b k n y x")
+
+
 def apply_kernels(
     kernels: Float[Tensor, "b k n rows columns"],
     detail: Float[Tensor, "b k h w"],
-    lr: Float[Tensor, "b n rows columns"],
+    image: Float[Tensor, "b n h w"],
 ) -> Float[Tensor, "b n h w"]:
-    """bicubic(lr) + Σ_k bicubic(kernels_k) · detail_k, a strip of low-resolution rows at a time."""
-    rows, ratio = lr.shape[-2], detail.shape[-2] // lr.shape[-2]
-    down, across = (_like(cubic_matrix(n, ratio), detail) for n in lr.shape[-2:])
+    """image + Σ_k bicubic(kernels_k) · detail_k, a strip of low-resolution rows at a time."""
+    rows, ratio = kernels.shape[-2], detail.shape[-2] // kernels.shape[-2]
+    down, across = (_like(cubic_matrix(n, ratio), detail) for n in kernels.shape[-2:])
     strips = []
     for top in range(0, rows, STRIP):
         near = slice(max(0, top - 2), min(rows, top + STRIP + 2))  # a cubic's support
         here = slice(top * ratio, min(rows, top + STRIP) * ratio)
-        weights = down[here, near]
-        strip = weights @ lr[..., near, :] @ across.T
+        weights, strip = down[here, near], image[..., here, :]
         for kernel, channel in zip(kernels.unbind(1), detail.unbind(1), strict=True):
             strip = torch.addcmul(strip, weights @ (kernel[..., near, :] @ across.T), channel[:, None, here])
         strips.append(strip)
@@ -132,6 +206,11 @@ def _box(x: Float[Tensor, "... rows columns"], radius: int) -> Float[Tensor, "..
     """Mean over (2 · radius + 1)² pixels, mirrored at borders."""
     down, across = (_like(box_matrix(n, radius), x) for n in x.shape[-2:])
     return down @ x @ across.T
+
+
+def _like_parts(n: int, parts: int, x: Tensor) -> Float[Tensor, "n n"]:
+    """For each of n pixels the mean over its part of them: all, or a half (an odd middle belongs to both means)."""
+    return bins(n, parts, x)[torch.arange(n, device=x.device) * parts // n]
 
 
 def _like(matrix: Float[np.ndarray, "i j"], x: Tensor) -> Float[Tensor, "i j"]:

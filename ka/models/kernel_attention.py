@@ -34,8 +34,7 @@ class KernelAttention(nn.Module):
         if row.sa and c % parts.KernelSA.n_heads:
             raise KAError(f"kernel SA splits c={c} channels into 4 heads; choose a dim that is a multiple of 8")
         self.row = row
-        kinds = {"pooled": parts.PooledKernels, "learned": parts.LearnedKernels, "reweighted": parts.LearnedKernels}
-        self.window_kernels = kinds[row.kernels](c, row) if row.kernels in kinds else None
+        self.window_kernels = parts.WINDOW_KERNELS[row.kernels](c, row) if row.kernels in parts.WINDOW_KERNELS else None
         self.reweight = parts.Reweight(c) if row.kernels == "reweighted" else None
         self.sa = parts.KernelSA(c, row) if row.sa else None
         self.se = parts.SE(c, N_WINDOWS if row.se == "per window" else 1) if row.se else None

@@ -76,6 +76,37 @@ class PooledKernels(nn.Module):
         return einsum(rows, windows, cols, "u y, b m i y x, v x -> b m i u v")[:, :, None]
 
 
+class RidgeKernels(nn.Module):
+    """Each window's ridge regression of values on keys, and queries to apply it to: a c→c kernel of k×k.
+
+    Keys and values are 1×1 convolutions of the input, queries Q a k×k one. Of what keys and values have beyond their
+    means over the window, W = (C + R)⁻¹ (X + R · fallback), C the mean of k kᵀ, X of k vᵀ; the ridge R is a learned
+    share of each key's own energy (the diagonal of C) and a floor, so that a flat window has the fallback, at first
+    the identity. The layer's kernel is Wᵀ Q, all in one. The solve is in float64.
+    """
+
+    floor = 1e-6
+
+    def __init__(self, c: int, row: Variant) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(c, c, row.size, row.size))
+        nn.init.kaiming_uniform_(self.query, a=math.sqrt(5))
+        self.key_value = Pointwise(c, 2 * c, bias=False)  # which means would take away
+        self.fallback = nn.Parameter(torch.eye(c))
+        self.log_share = nn.Parameter(torch.zeros(c))
+
+    def forward(self, x: Map) -> Kernels:
+        with torch.autocast(x.device.type, enabled=False):
+            tokens = rearrange(quadrants(x), "b m c y x -> b m (y x) c")
+            tokens = F.linear(tokens - tokens.mean(2, keepdim=True), self.key_value.weight)
+            keys, values = tokens.double().chunk(2, dim=-1)
+            squares, crosses = (keys.mT @ other / keys.shape[2] for other in (keys, values))
+            ridge = self.floor + self.log_share.double().exp() * squares.diagonal(dim1=-2, dim2=-1)
+            towards = crosses + ridge[..., None] * self.fallback.double()
+            solved = torch.linalg.solve(squares + torch.diag_embed(ridge), towards)
+            return einsum(solved.to(self.query.dtype), self.query, "b m d o, d i u v -> b m o i u v")
+
+
 def bins(n: int, k: int, like: Tensor) -> Float[Tensor, "k n"]:
     """Adaptive average pooling of n pixels to k as a matrix: bin i averages pixels ⌊i·n/k⌋ … ⌈(i+1)·n/k⌉ - 1."""
     # PyTorch's own pooling has no reproducible gradient on CUDA
@@ -239,4 +270,11 @@ WIDENINGS: dict[str, Callable[[int], nn.Module]] = {
     "depthwise": lambda c: DepthwiseWidening(),
     "repeat": lambda c: Repeat(),
     "repeat+affine": AffineRepeat,
+}
+
+WINDOW_KERNELS: dict[str, Callable[[int, Variant], nn.Module]] = {
+    "pooled": PooledKernels,
+    "learned": LearnedKernels,
+    "reweighted": LearnedKernels,
+    "regressed": RidgeKernels,
 }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ka.errors import KAError, is_whole
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, Start
-from ka.models.adaptive import RegressedKernels, ResidualBody
+from ka.models.adaptive import KernelBank, RegressedKernels, ResidualBody
 from ka.models.cpu_attention import in_bands, window_attention
 from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention
 from ka.models.kernel_parts import Pointwise, normal_
@@ -146,8 +146,8 @@ class SaRBlock(nn.Module):
 class PSRT(nn.Module):
     """The network of one variant: concat(up, msi) → head → two PSRT blocks → tail → LeakyReLU(0.2) → + up.
 
-    Rows with a front begin with `RegressedKernels`, whose image stands for `up`; a residual body stands for PSRT's, or
-    there is none.
+    Rows with a front begin with `RegressedKernels` or a `KernelBank`, whose image stands for `up`; a residual body
+    stands for PSRT's, or there is none.
 
     `n_bands` and `n_msi` are bands of the LR-HSI and of the HR-MSI; `dim`, the width C, is a multiple of 8 (8 heads, or
     4 + 4 in the halves of a KA layer). KAError, before anything is allocated, for a size that cannot be built.
@@ -164,7 +164,8 @@ class PSRT(nn.Module):
         self.start: Start = Bicubic()  # what makes `up`, and what is done to the output, of whole scenes (`ka.Network`)
         self.consistency: Consistency | None = None
         self.ratio: int | None = None  # of the images that it was trained for, where its file says so
-        self.front = RegressedKernels(n_bands, n_msi, row) if row.front else None
+        front = KernelBank if row.bank else RegressedKernels
+        self.front = front(n_bands, n_msi, row) if row.front else None
         self.body = ResidualBody(n_bands, n_msi, dim, row) if row.body == "residual" else None
         if row.body == "PSRT":
             self.head = nn.Conv2d(n_bands + n_msi, dim, 3, padding=1)

@@ -21,7 +21,7 @@ DeadPart = Literal[
 N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
 KERNEL_SIZE = 3  # of every row that does not say otherwise
 
-_NO_KA = {"name", "kernels", "shuffle", "ours", "front", "features", "hidden", "body", "blocks"}
+_NO_KA = {"name", "kernels", "shuffle", "ours", "front", "bank", "features", "hidden", "body", "blocks"}
 _USED = {"": _NO_KA, "identity": _NO_KA | {"layernorm", "dead"}}  # the few fields that matter to these kernels
 
 
@@ -36,7 +36,8 @@ class Variant:
     shuffle: Literal["none", "aligned", "misaligned"] = "none"  # PSRT's spatial shuffle around L2, in no KA row
     # Where window kernels come from. "": no KA branch, attention on all channels. identity: KA returns its input.
     # learned: weights. reweighted: weights times a gate per sample and window. pooled: each window of the input to k×k.
-    kernels: Literal["", "identity", "learned", "reweighted", "pooled"] = ""
+    # regressed: each window's ridge regression of values on keys, applied to queries, a k×k convolution.
+    kernels: Literal["", "identity", "learned", "reweighted", "pooled", "regressed"] = ""
     n_windows: int = N_WINDOWS  # kernels of the window set: one per quadrant, or a single one (ordinary convolution)
     size: int = KERNEL_SIZE  # taps k a side, odd
     layernorm: bool = True  # the KA branch sees LN1's output, as window attention does; else the layer's input as it is
@@ -59,9 +60,10 @@ class Variant:
     linear: tuple[Literal["fusion", "global"], ...] = ()  # 1×1 mixes that start as Linear, N(0, 0.01²), in the study
     dead: tuple[DeadPart, ...] = ()  # what no output depended on in the study's layer: `study_names.DEAD_PARTS`
     ours: bool = False  # a row that neither report has, to be compared with the row that it changes
-    # Kernels regressed on learned features in front of the body (`ka.models.adaptive`), and what each of them looks at:
-    # the window of a low-resolution pixel, the whole image, or nothing (then it is a weight). "": none.
-    front: Literal["", "window", "image", "nothing"] = ""
+    # Kernels on learned features in front of the body (`ka.models.adaptive`), and what each of them looks at: a pixel,
+    # the window of a low-resolution pixel, a quadrant, the whole image, or nothing (then it is a weight). "": none.
+    front: Literal["", "pixel", "window", "quadrant", "image", "nothing"] = ""
+    bank: int = 0  # learned kernels that a front mixes by weights, which see what `front` says; 0: it regresses them
     features: int = 8  # learned ones, beside the HR-MSI's channels and their roots
     hidden: int = 32  # channels of the convolutions that make them
     body: Literal["PSRT", "residual", ""] = "PSRT"  # what follows; residual: plain 3×3 convolutions with shortcuts
@@ -89,7 +91,8 @@ class Variant:
             "`size` is an odd number of taps a side": not (is_whole(self.size) and self.size > 0 and self.size % 2),
             "a single window kernel is learned, on the image, and not mixed": self.n_windows == 1 and not unmixed,
             "only a single convolution has a bias (else the fusion's serves all)": self.bias and self.n_windows != 1,
-            "only learned kernels start from `normal_init`": self.normal_init and self.kernels == "pooled",
+            "only learned kernels start from `normal_init`": self.normal_init
+            and self.kernels in ("pooled", "regressed"),
             "there is no SA for `sa_among` to speak of": self.sa_among != "taps" and not self.sa,
             "pooled kernels need `widen`, and only they": (self.kernels == "pooled") != bool(self.widen),
             "SA, SE, bias or start of a global kernel need `global_from`": not self.global_from and bool(of_global),
@@ -106,6 +109,10 @@ class Variant:
             and (self.has_ka or self.shuffle != "none"),
             "there is neither a front nor a body": not (self.front or self.body),
             "only a front has `features` and `hidden`": not self.front and (self.features, self.hidden) != (8, 32),
+            "kernels of a pixel or a quadrant come from a `bank`": self.front in ("pixel", "quadrant")
+            and not self.bank,
+            "a front that sees nothing cannot weigh a `bank`": self.front in ("", "nothing") and self.bank != 0,
+            "`bank` is a whole number, 0 or more": not (is_whole(self.bank) and self.bank >= 0),
             "only a residual body has `blocks`": self.body != "residual" and self.blocks != 4,
             "`features`, `hidden` and `blocks` are whole numbers of 1 or more": not all(
                 is_whole(n) and n > 0 for n in (self.features, self.hidden, self.blocks)
@@ -124,11 +131,11 @@ class Variant:
 
     @property
     def adaptive(self) -> bool:
-        """Whether kernels of KA layers depend on the image (pooled or reweighted): only then does KA not fold.
+        """Whether kernels of KA layers depend on the image: only then does KA not fold.
 
         Kernels of a front always do; they stand beside the layers, and nothing of them is folded.
         """
-        return self.kernels in ("pooled", "reweighted")
+        return self.kernels in ("pooled", "reweighted", "regressed")
 
     def position_bound(self, h: int, w: int) -> str:
         """Why the output at a pixel depends on where the borders of an image of h×w pixels are, or "" if it does not.
@@ -140,9 +147,11 @@ class Variant:
         if self.shuffle == "aligned" and any(-(-n // 8) % 2 for n in (h, w)):  # an odd number of 8×8 windows
             return "its shuffle wraps around where a side, rounded up to 8, is no multiple of 16"
         if self.adaptive:
-            return "its kernels are pooled from quadrants of the image"
-        if self.front == "image":
-            return "its kernels are regressed on the whole image"
+            how = "regressed on" if self.kernels == "regressed" else "pooled from"
+            return f"its kernels are {how} quadrants of the image"
+        if self.front in ("quadrant", "image"):
+            seen = "quadrants of the image" if self.front == "quadrant" else "the whole image"
+            return f"its kernels are {'weighed by' if self.bank else 'regressed on'} {seen}"
         if self.has_ka and self.second in ("windows", "windows+image"):
             return "its kernels belong to quadrants of the image"
         return ""
@@ -253,6 +262,14 @@ def _ours(kav1: Variant, kav6: Variant, kav7: Variant, kav10: Variant, kav11: Va
     yield but(kav20, "residual", front="", blocks=5)
     yield but(kav20, "kav21", body="")
     yield but(conv3x3, "kav22", front="window")
+    # Kernels mixed from a bank, by weights of a pixel, a window, a quadrant, the image.
+    kav23 = but(kav20, "kav23", front="pixel", bank=8)
+    yield kav23
+    yield but(kav23, "kav23_window", front="window")
+    yield but(kav23, "kav23_quadrant", front="quadrant")
+    yield but(kav23, "kav23_image", front="image")
+    # The regression in the KA layer itself.
+    yield Variant("kav24", kernels="regressed", second="windows", ours=True)
 
 
 VARIANTS: dict[str, Variant] = {row.name: row for row in _rows()}

@@ -1,8 +1,9 @@
-"""Kernels regressed on learned features, against local injection and what is known of both."""
+"""Kernels on learned features, regressed or mixed from a bank, against local injection, plain loops, what is known."""
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import ka
 from ka import data
@@ -10,9 +11,11 @@ from ka.data.simulate import Degradation
 from ka.inference import reach
 from ka.models import adaptive
 from ka.models.counts import flops
+from ka.models.kernel_attention import KernelAttention
 from ka.models.variants import VARIANTS
 
 N, M = 31, 3
+LADDER = ("kav23", "kav23_window", "kav23_quadrant", "kav23_image")
 Images = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -49,13 +52,68 @@ def test_without_learned_features_it_is_local_injection(monkeypatch: pytest.Monk
     assert np.abs(image - expected).max() < 2e-6  # float32 there
 
 
-@pytest.mark.parametrize("name", ["kav20", "kav20_image", "kav20_fixed", "kav21", "residual"])
+def plain_bank(front: adaptive.KernelBank, up: Tensor, msi: Tensor) -> Tensor:
+    """What a front with a bank makes of one image, a place at a time."""
+    features = front.features(up, msi)
+    low = torch.from_numpy(data.degrade(features[0].numpy(), front.degradation))[None].double()
+    seen = front.look(4 * (features if front.sees == "pixel" else low))[0]
+    rows, columns = seen.shape[1:]
+    mirrored = np.pad(seen.numpy(), ((0, 0), (4, 4), (4, 4)), mode="reflect")
+    kernels = torch.empty(14, N, rows, columns).double()
+    for y, x in np.ndindex(rows, columns):
+        quadrant = tuple(slice(0, n // 2) if at < n // 2 else slice(n // 2, n) for at, n in ((y, rows), (x, columns)))
+        place = {
+            "pixel": seen[:, y, x],
+            "window": torch.from_numpy(mirrored[:, y : y + 9, x : x + 9].mean((1, 2))),
+            "quadrant": seen[(slice(None), *quadrant)].mean((1, 2)),
+            "image": seen.mean((1, 2)),
+        }[front.sees]
+        weights = front.weigh(place[:, None, None])[:, 0, 0]
+        weights /= (weights.square().mean() + adaptive.FLOOR).sqrt()
+        kernels[..., y, x] = front.fallback + sum(w * kernel for w, kernel in zip(weights, front.bank, strict=True))
+    ratio = front.degradation.ratio
+    if front.sees != "pixel":
+        kernels = torch.from_numpy(data.bicubic(kernels.flatten(0, 1).numpy(), ratio)).unflatten(0, (14, -1))
+    detail = features[0] - torch.from_numpy(data.bicubic(low[0].numpy(), ratio))
+    return up[0] + (kernels * detail[:, None]).sum(0)
+
+
+@pytest.mark.parametrize("name", LADDER)
+@torch.no_grad()
+def test_a_bank_is_its_plain_form(name: str) -> None:
+    """And a sample of a batch as alone; fresh, the whole network gives the image that it starts from."""
+    front, given = awake(name).front, images(24, b=2)
+    assert isinstance(front, adaptive.KernelBank)
+    out = front(*given)
+    alone = [x[1:] for x in given]
+    torch.testing.assert_close(front(*alone), out[1:], rtol=0, atol=1e-10)
+    torch.testing.assert_close(out[1], plain_bank(front, *alone[:2]), rtol=0, atol=2e-5)  # numpy's are float32
+    fresh = ka.build(name, N, M, dim=8).double()
+    assert fresh.front is not None
+    fresh.front.begin(Degradation(), np.ones((N, 2 * M)))
+    assert torch.equal(fresh(*given), given[0])
+
+
+def test_a_pixels_field_is_the_sensors_mean() -> None:
+    """A kernel for every low-resolution pixel, which the explorer can show, of weights at full resolution."""
+    front = awake("kav23").front
+    assert isinstance(front, adaptive.KernelBank)
+    up, msi, lr = images(16)
+    front.weigh[2].weight.data.zero_()
+    field = front.field(front.features(up, msi), lr)
+    weights = front.weigh[2].bias / (front.weigh[2].bias.square().mean() + adaptive.FLOOR).sqrt()
+    expected = front.fallback + torch.einsum("r,rkn->kn", weights, front.bank)
+    torch.testing.assert_close(field, expected[None, :, :, None, None].expand(1, -1, -1, 4, 4), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["kav20", "kav20_image", "kav20_fixed", "kav21", "residual", *LADDER, "kav24"])
 def test_gradients(name: str) -> None:
     """Of images and of weights, through the solve, against differences."""
     model = awake(name)
     up, msi, lr = (x.requires_grad_() for x in images(8))
     probes = [torch.randn_like(x) for x in (up, msi, lr)]
-    weights = [parameter for key, parameter in model.named_parameters() if "front." in key or "tail" in key][:6]
+    felt = ("front.", "tail", "blocks.0.0.layers.0.ka.")
+    weights = [parameter for key, parameter in model.named_parameters() if any(part in key for part in felt)][-9:]
 
     def along(step: torch.Tensor) -> torch.Tensor:
         moved = (x + step * probe for x, probe in zip((up, msi, lr), probes, strict=True))
@@ -72,6 +130,21 @@ def test_gradients(name: str) -> None:
             with torch.no_grad():
                 ends.append(model(up, msi, lr).square().mean())
         assert slope.item() == pytest.approx(((ends[0] - ends[1]) / 2e-5).item(), rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-4, 1.0, 1e4])
+def test_the_regression_of_a_layer_is_safe_in_float32(scale: float) -> None:
+    """Quadrants that are flat, all but flat, large, of fewer pixels than keys: near float64, finite gradients."""
+    torch.manual_seed(0)
+    layer = KernelAttention(24, VARIANTS["kav24"])
+    x = 1 + scale * torch.randn(1, 24, 8, 8)
+    x[..., :4, :4] = 1.0
+    y = layer(x)
+    y.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+    assert torch.equal(layer.kernels(x)[0][:, 0], layer.window_kernels.query[None])  # type: ignore[union-attr, arg-type]
+    exact = layer.double()(x.double())
+    assert (y - exact).abs().max() <= 1e-4 * exact.abs().max()
 
 
 @pytest.mark.parametrize("flat", [0.0, 0.5, 1.0])
@@ -91,20 +164,24 @@ def test_flat_and_saturated_windows_are_safe_in_float32(flat: float) -> None:
 def test_kernels_look_at_their_window_and_no_farther() -> None:
     """A change at one place moves the kernels of the windows that hold it; of one image all; of none none."""
     moved = {}
-    for name in ("kav20", "kav20_image", "kav20_fixed"):
+    for name in ("kav20", "kav20_image", "kav20_fixed", *LADDER[1:]):
         front = awake(name).front
         assert front is not None
         low, lr = torch.rand(1, 14, 24, 24, dtype=torch.float64), torch.rand(1, N, 24, 24, dtype=torch.float64)
         before = front.kernels(low, lr)
+        low[..., 12, 12] += 1
         lr[..., 12, 12] += 1
         moved[name] = (front.kernels(low, lr) - before).abs().amax((0, 1, 2)) > 1e-12
-    across = moved["kav20"].any(0).nonzero().flatten()
-    assert (across.min().item(), across.max().item()) == (7, 17)  # radius 4, and the 3×3 mean
+    for name in ("kav20", "kav23_window"):
+        across = moved[name].any(0).nonzero().flatten()
+        assert (across.min().item(), across.max().item()) == (7, 17)  # radius 4, and the 3×3 mean or convolution
     assert moved["kav20_image"].all()
+    assert moved["kav23_image"].all()
+    assert moved["kav23_quadrant"][12:, 12:].all()
     assert not moved["kav20_fixed"].any()
 
 
-@pytest.mark.parametrize("name", ["kav20", "kav21", "residual"])
+@pytest.mark.parametrize("name", ["kav20", "kav21", "residual", "kav23", "kav23_window"])
 def test_reach(name: str) -> None:
     """From a pixel at a tile's edge, the gradient dies within `reach`, and not far within it."""
     model = awake(name)
@@ -128,7 +205,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_a_checkpoint_knows_its_sensor(tmp_path: object) -> None:
     path = f"{tmp_path}/front.safetensors"
-    for name in ("kav20", "kav21", "kav22", "residual"):
+    for name in ("kav20", "kav21", "kav22", "residual", *LADDER):
         model = ka.build(name, N, M, dim=16)
         if model.front is not None:
             model.front.begin(Degradation(ratio=8, blur_sigma=1.0))
@@ -141,7 +218,7 @@ def test_a_checkpoint_knows_its_sensor(tmp_path: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22"])
+@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22", *LADDER, "kav24"])
 def test_export_gives_the_same(name: str) -> None:
     model, given = awake(name), images(16)
     with torch.no_grad():
@@ -149,7 +226,7 @@ def test_export_gives_the_same(name: str) -> None:
         torch.testing.assert_close(exported(*given), model(*given), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22", "residual"])
+@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22", "residual", *LADDER])
 def test_what_it_costs_is_counted_without_computing(name: str) -> None:
     """On the meta device; a convolution's share is exact: 2 · weights · pixels."""
     model, counted = ka.build(name, N, M, dim=8), flops(name, 8, 64, N, M)

@@ -16,7 +16,7 @@ from workbook.views.trace import trace
 
 KA = [name for name, row in PSRT_ROWS.items() if row.has_ka and row.kernels != "identity"]
 FUSED = [name for name in KA if PSRT_ROWS[name].second == "image" and PSRT_ROWS[name].has_fusion]
-ON_WINDOWS = ["kav2", "kav3", "kav4"]
+ON_WINDOWS = ["kav2", "kav3", "kav4", "kav24"]
 C = 8  # channels of a branch
 L = 4  # a layer to look at
 

@@ -32,8 +32,8 @@ Kernels = Float[Tensor, "1 k n rows columns"]
 
 def kernels_of(model: Model, scene: Scene) -> Kernels:
     """The kernels that a model makes of a whole scene; a `KAError` if it regresses none."""
-    if model.front is None or model.front.sees == "nothing":
-        raise KAError(f"{model.row.name} regresses no kernels; give runs of kav20 … kav22")
+    if model.front is None or model.front.sees in ("nothing", "pixel"):  # a pixel's own are no field to swap
+        raise KAError(f"{model.row.name} makes no kernels per window; give runs of kav20 … kav22, kav23_window …")
     return regressed(model, model.front, scene.load())[1]
 
 

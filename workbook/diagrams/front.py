@@ -1,11 +1,11 @@
-"""A network whose kernels adapt: the regression in front, and a lean body behind it; two columns (182 mm) wide."""
+"""A network whose kernels adapt: what makes them in front, and a lean body behind it; two columns (182 mm) wide."""
 
 from functools import partial
 
 from matplotlib.figure import Figure
 
 from ka.methods.local import RADIUS
-from ka.models.adaptive import RegressedKernels
+from ka.models.adaptive import KernelBank, RegressedKernels
 from ka.models.counts import count_parameters
 from ka.models.psrt import PSRT
 from ka.models.variants import Variant
@@ -18,13 +18,15 @@ SEES = {
     "window": "mean over {side} × {side} pixels of lr",
     "image": "mean over the image",
     "nothing": "not used",
+    "pixel": "every pixel its own",
+    "quadrant": "mean over each quadrant",
 }
 BODIES = {"PSRT": "PSRT's body, see its backbone", "residual": "lean body, see (b)", "": "no body"}
 
 
 @styled
 def front(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, n_msi: int = 3) -> Figure:
-    """The network of a row whose kernels are regressed, or of its control: from images to the sharp one, and its body.
+    """The network of a row with kernels in front, or of its control: from images to the sharp one, and its body.
 
     What a row lacks stands as a dashed outline. An unknown language, no font for it, or a size that cannot be built is
     a `KAError`.
@@ -32,7 +34,8 @@ def front(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, 
     model = fresh_model(row, dim, n_bands, n_msi)
     sheet = Sheet(TWO_COLUMNS, 5.5, language)
     say = sheet.say
-    head = "{name}: kernels that adapt" if row.front == "window" else "{name}: a control of kernels that adapt"
+    kind = "kernels that adapt" if row.front in ("pixel", "window") else "a control of kernels that adapt"
+    head = f"{{name}}: {kind}"
     sheet.write("head", 0.06, 0.1, say(head, name=row.name), TITLE + 1, "bold")
     counted = say("{model} live parameters; of each part at its right", model=count(model))
     sheet.write("counted", 0.06, 0.24, counted)
@@ -42,35 +45,46 @@ def front(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, 
 
 
 def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> None:
-    """Panel (a): features, their low-resolution form, a regression in every window, kernels applied."""
+    """Panel (a): features, their low-resolution form, a regression or a bank's weights, kernels applied."""
     say, row, real = sheet.say, model.row, model.front
     k = 2 * model.n_msi + row.features if real is not None else 0
     bands = shape("b s h w", model.dim, model.n_bands)
-    kernels = f"b k s h/r w/r = b·{k}·{model.n_bands}·h/r·w/r"
-    step, regress = partial(Step, present=real is not None), row.front not in ("", "nothing")
+    at = "h w" if row.front == "pixel" else "h/r w/r"
+    kernels = f"b k s {at} = b·{k}·{model.n_bands}·{at.replace(' ', '·')}"
+    step, adapts = partial(Step, present=real is not None), row.front not in ("", "nothing")
     learned, weights = ("", "") if real is None else (count(real.learned), _numbers(real))
     looks = say(SEES[row.front], side=2 * RADIUS + 1) if row.front else ""
-    kernel = say("kernels, the same everywhere" if row.front == "nothing" else "ridge regression: kernels")
+    middle = Step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks, height=SLOT,
+                  present=adapts)  # fmt: skip
+    kernel, towards = ("ridge regression: kernels", "towards learned ones")
+    if row.front == "nothing":
+        kernel, towards = "kernels, the same everywhere", "learned"
+    elif isinstance(real, KernelBank):
+        kernel, towards = "kernels: one, and {n} by weights", "learned"
+        counted = f"{count_parameters(real.look) + count_parameters(real.weigh):,}"
+        middle = Step("weights", say("conv 3×3, GELU, 2 × conv 1×1: weights"), f"b R {at}, R = {row.bank}", SKY, looks,
+                      counted, height=SLOT)  # fmt: skip
     steps = [
         Step("up", say("start, HR-MSI, and lr: LR-HSI"), bands, wide=True),
         step("learned", say("learned features"), f"b {row.features} h w", VERMILLION, "3 × conv 3×3, GELU", learned,
              height=SLOT),
         step("features", say("with the channels and their roots"), f"b k h w, k = {k}", BLACK),
-        Step("low", say("blur, keep every r-th pixel"), "b k h/r w/r", SKY, present=regress),
-        Step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks, height=SLOT,
-             present=regress),
-        step("solve", kernel, kernels if regress else f"k s = {k}·{model.n_bands}", PURPLE,
-             say("learned" if row.front == "nothing" else "towards learned ones"), weights, height=SLOT),
-        step("apply", say("upsample, times detail of features"), bands, ORANGE, say("+ upsampled lr"), height=SLOT),
+        Step("low", say("blur, keep every r-th pixel"), "b k h/r w/r", SKY, present=adapts and row.front != "pixel"),
+        middle,
+        step("solve", say(kernel, n=row.bank), kernels if adapts else f"k s = {k}·{model.n_bands}", PURPLE,
+             say(towards), weights, height=SLOT),
+        step("apply", say("times detail of features" if row.front == "pixel" else "upsample, times detail of features"),
+             bands, ORANGE, say("+ the start" if row.bank else "+ upsampled lr"), height=SLOT),
         Step("body", say(BODIES[row.body]), bands, GREEN, number=_psrt(model), present=bool(row.body)),
         Step("out", say("sharp image"), bands, wide=True),
     ]  # fmt: skip
-    Panel(sheet, "a", say("(a) kernels regressed on features"), left, right, steps)
+    title = "(a) kernels mixed from a bank" if row.bank else "(a) kernels regressed on features"
+    Panel(sheet, "a", say(title), left, right, steps)
 
 
 def _numbers(front: RegressedKernels) -> str:
-    """What the regression learns beside the features: kernels to fall back on, and a ridge where it regresses."""
-    return f"{front.fallback.numel() + (0 if front.log_ridge is None else front.log_ridge.numel()):,}"
+    """What a front learns beside features and weights: kernels to fall back on, a ridge where it regresses, a bank."""
+    return f"{sum(parameter.numel() for parameter in front.parameters(recurse=False)):,}"
 
 
 def _psrt(model: PSRT) -> str:

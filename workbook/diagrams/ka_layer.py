@@ -143,7 +143,7 @@ class _Drawn:
     def image(self) -> None:
         """The image, past every part that looks at it."""
         looks = self.present("reweighting", "second convolution")
-        if self.row.kernels == "pooled":
+        if self.row.kernels in ("pooled", "regressed"):
             looks += self.present("window kernels")
         x = self.x + IMAGE_X
         last = max((at.middle for at in looks), default=self.out)

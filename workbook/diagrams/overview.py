@@ -49,7 +49,7 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
     rows = [variant(name) for name in names]
     if not rows:
         raise KAError("no variant to draw; give at least one name of ka.VARIANTS")
-    label, count, head = 0.06 + 0.055 * max(map(len, names)), 0.62, 0.36
+    label, count, head = 0.06 + 0.058 * max(map(len, names)), 0.62, 0.36
     pitch = min(0.3, (PAGE - head - 0.06) / len(rows))
     cell = min(0.25, pitch - 0.025)
     step = (TWO_COLUMNS - 0.08 - label - count) / len(HEADS)
@@ -66,7 +66,8 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
         model = fresh_model(row, dim)
-        fronted = "" if model.front is None else f"{say(row.front)},\nk = {len(model.front.fallback)}"
+        size = f"R = {row.bank}" if row.bank else f"k = {2 * model.n_msi + row.features}"
+        fronted = f"{say(row.front)}\n{size}" if row.front else ""
         texts = {"front": fronted, "shuffle": shuffled} | settings(row, dim, language)
         why = {"": say("no KA"), "identity": say("identity")}.get(row.kernels, "")
         why = {"": say("no body"), "residual": say("{n} plain\nblocks", n=row.blocks)}.get(row.body, why)
@@ -89,20 +90,22 @@ def settings(row: Variant, dim: int, language: str) -> dict[str, str]:
 def all_diagrams(language: str = "en") -> dict[str, Callable[[], Figure]]:
     """Every diagram by name: what `make figures` draws and saves.
 
-    Both overviews; a backbone for every way to shuffle, with KA and without (named after the first row that has it);
+    Overviews, of the study's rows, of all with PSRT's network, of those with a front or a lean body (together they do
+    not fit a page); a backbone for every way to shuffle, with KA and without (named after the first row that has it);
     the network of every row whose kernels adapt, and of its controls; the KA layer of every row that has one. Names end
     in `_zh` for Chinese; an unknown language is a `KAError`.
     """
     end = "" if Words(language).language == "en" else f"_{language}"
+    fronts = [row for row in VARIANTS.values() if row.needs_lr]
     drawn: dict[str, Callable[[], Figure]] = {
         f"overview_study{end}": partial(overview, STUDY, language=language),
-        f"overview_all{end}": partial(overview, list(VARIANTS), language=language),
+        f"overview_all{end}": partial(overview, list(PSRT_ROWS), language=language),
+        f"overview_fronts{end}": partial(overview, [row.name for row in fronts], language=language),
     }
     bodies: dict[tuple[str, bool], Variant] = {}
     for row in PSRT_ROWS.values():
         bodies.setdefault((row.shuffle, row.has_ka), row)
     drawn |= {f"backbone_{row.name}{end}": partial(backbone, row, language=language) for row in bodies.values()}
-    fronts = [row for row in VARIANTS.values() if row.needs_lr]
     drawn |= {f"front_{row.name}{end}": partial(front, row, language=language) for row in fronts}
     rows = [row for row in PSRT_ROWS.values() if row.has_ka]
     return drawn | {f"layer_{row.name}{end}": partial(layer, row, language=language) for row in rows}

@@ -102,7 +102,7 @@ class _Layer:
         row = self.row
         if row.kernels == "pooled" and which in ("first", "set"):
             return self.sizes("b n c k k")
-        batch = "b " if row.adaptive and which != "first" else ""
+        batch = "b " if row.kernels == "regressed" or (row.adaptive and which != "first") else ""
         return self.sizes(batch + ("c c k k" if row.n_windows == 1 or which == "global" else "n c c k k"))
 
     def part(self, slot: str, lane: Lane, text: Sequence[str], made_by: str, shapes: dict[str, str]) -> Part:
@@ -124,6 +124,8 @@ class _Layer:
         short = "N(0, 1)" if row.normal_init else "learned"
         if row.kernels == "pooled":
             start, short = "each window pooled to {k}×{k}", "pooled"
+        elif row.kernels == "regressed":
+            start, short = "ridge: values on keys, of queries", "ridge"
         elif unusual:
             start = "{k}×{k}, " + start
         elif row.normal_init:

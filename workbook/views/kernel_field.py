@@ -21,7 +21,7 @@ from ka.errors import KAError
 from ka.methods.injection import LocalInjection
 from ka.methods.local import local_kernels, with_roots
 from ka.methods.started import begun
-from ka.models.adaptive import RegressedKernels, degraded
+from ka.models.adaptive import RegressedKernels
 from ka.models.psrt import PSRT
 from workbook.style import styled
 from workbook.views.draw import SIGNED, WIDTH, show_image
@@ -87,7 +87,7 @@ def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> Kern
     if not isinstance(start, LocalInjection):
         raise KAError(
             f"{model.row.name} has no kernels that change from place to place: it regresses none, and starts from "
-            f"{start.name}; choose kav20 … kav22, or a model that starts from local injection"
+            f"{start.name}; choose kav20 … kav23, or a model that starts from local injection"
         )
     features = with_roots(scene.msi) if start.roots else scene.msi
     low = degrade(features, start.degradation)
@@ -104,7 +104,7 @@ def regressed(
     images = (begun(scene, model.start).up, scene.msi, scene.lr)
     up, msi, lr = (torch.from_numpy(x)[None].to(front.fallback.dtype) for x in images)
     features = front.features(up, msi)
-    return features, front.kernels(degraded(features, front.degradation), lr)
+    return features, front.field(features, lr)
 
 
 def _field(
