@@ -31,7 +31,10 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 @styled
 def encoded(figure: Figure, kind: str) -> bytes:
-    """A figure as a `png`, `svg` or `pdf` file."""
+    """A figure as a `png`, `svg` or `pdf` file, laid out once: another pass would move its parts by a little."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     buffer = io.BytesIO()
     dpi = max(figure.dpi, matplotlib.rcParams["savefig.dpi"])
     figure.savefig(buffer, format=kind, metadata=_METADATA[kind], dpi=dpi)

@@ -119,7 +119,8 @@ class _Stack:
 
     values: Float[Tensor, "channels pixels"]  # the arrays of a scene along `channels`
     channels: Mapping[str, int]  # how many of each array
-    starts: Int[Tensor, " scenes"]  # first pixel of each scene
+    first: tuple[int, ...]  # pixel of each scene …
+    starts: Int[Tensor, " scenes"]  # … also on the device, where nothing waits for the host
     widths: Int[Tensor, " scenes"]
     offsets: Int[Tensor, "turns size size 2"]  # row and column of a patch's pixels in each of the eight symmetries
 
@@ -131,16 +132,16 @@ class _Stack:
         values = torch.empty((sum(channels.values()), int(ends[-1])), dtype=torch.float32, device=device)
         corner = np.indices((size, size))
         turned = np.stack([_turn(corner, turn) for turn in range(8)])
+        first = np.concatenate([[0], ends[:-1]])
         starts, widths, offsets = (
             torch.from_numpy(np.ascontiguousarray(x)).to(device)
-            for x in (np.concatenate([[0], ends[:-1]]), sides[:, 1], np.moveaxis(turned, 1, -1))
+            for x in (first, sides[:, 1], np.moveaxis(turned, 1, -1))
         )
-        return cls(values, channels, starts, widths, offsets)
+        return cls(values, channels, tuple(first.tolist()), starts, widths, offsets)
 
     def put(self, i: int, scene: Scene) -> None:
         arrays = np.concatenate([getattr(scene, key) for key in self.channels])
-        start = int(self.starts[i])
-        self.values[:, start : start + arrays[0].size] = torch.from_numpy(arrays).flatten(1)
+        self.values[:, self.first[i] : self.first[i] + arrays[0].size] = torch.from_numpy(arrays).flatten(1)
 
     def cut(self, planned: Int[Tensor, "b 4"], step: int) -> dict[str, Float[Tensor, "b c h w"]]:
         """Patches `step` pixels apart; their cut, flip or rotation and stacking are one gather of pixels."""

@@ -111,7 +111,6 @@ def test_reloads_keep_the_choices_and_leave_no_kernels(explore: str, page: "Page
         page.wait_for_selector(SLIDER, timeout=120_000)
         assert page.locator(".ka-model select").first.input_value() == "kav6"
         assert browser.shown(page, PICTURE) == shown
-    assert len(browser.kernels(explore)) >= 5
     for _ in range(120):
         if len(browser.kernels(explore)) == 2:
             break

@@ -31,5 +31,5 @@ def test_the_example_runs_as_the_page_prints_it(tmp_path: Path) -> None:
     assert done.stdout.startswith(f"(200, 144, 48) {tmp_path}")
     assert {path.stem for path in tmp_path.glob("results/mine/*")} == {"mynet.SmallNet-seed0", "kav11-seed0"}
     shown = str(nbformat.read(tmp_path / "out.ipynb", as_version=4))
-    assert "mine: 2 runs of 2 variants" in shown
+    assert "mine: 2 runs of 2 rows" in shown
     assert "mynet:SmallNet" in shown

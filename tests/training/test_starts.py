@@ -113,7 +113,7 @@ def test_methods_without_training_are_measured_once_for_a_folder(
         given: dict[str, Any] = {
             "dataset": "h5",
             "data_root": str(tiny_h5),
-            "run_dir": str(tmp_path / name),
+            "run_dir": str(tmp_path / "runs" / name),
             "iterations": 3,
         } | changes
         return train(Config.preset("smoke", **given), bar=False).metrics()["methods"]

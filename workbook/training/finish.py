@@ -69,9 +69,11 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
 def _untrained(run: Run, scenes: Data) -> dict[str, Any]:
     """Metrics of the methods without training, which all runs of a folder on the same scenes have in common.
 
-    They are kept beside the runs, under a digest of all that they follow from: test scenes, the methods' values, and
-    the code that makes and measures their images.
+    In a folder called `runs`, the checkout's or a sweep's, they are kept beside the runs, under a digest of all that
+    they follow from: test scenes, the methods' values, and the code that makes and measures their images.
     """
+    if run.path.parent.name != "runs":
+        return {name: evaluate(method, scenes.test).to_dict() for name, method in scenes.untrained.items()}
     code = [inspect.getsource(module) for module in (consistency, injection, local, simulate, evaluation, metrics)]
     digest, evaluations = hashlib.sha256("".join(code).encode()), {}
     for name, method in scenes.untrained.items():
