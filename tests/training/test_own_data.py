@@ -134,7 +134,7 @@ def test_a_finished_run_is_shown_without_its_data(
     run.start(smoke(run.path, data_root="/their/data"))
     printed, values = run_here("train", run_dir="theirs")
     assert "without pictures: /their/data: no such file or folder" in printed
-    assert "theirs: 6 iterations in" in printed
+    assert "theirs was finished before (restart=True trains it again): 6 iterations in" in printed
     shown = "".join(str(getattr(value, "data", "")) for value in values)
     assert "/their/data" in shown
     assert "| bicubic |" in shown
