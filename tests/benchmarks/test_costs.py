@@ -6,7 +6,6 @@ import torch
 import ka
 from ka.models import counts as costs
 from ka.models.counts import flops
-from ka.models.variants import PSRT_ROWS
 from workbook.paths import ROOT
 from workbook.results import speed
 
