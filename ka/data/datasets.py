@@ -15,7 +15,7 @@ from ka.data.cave import load_cave
 from ka.data.h5 import load_h5
 from ka.data.own.files import Reading, load_files
 from ka.data.own.known import KNOWN, find_known
-from ka.data.own.responses import response
+from ka.data.own.responses import BROAD, Response, response
 from ka.data.scenes import SceneSet, check_values, choose, display_bands, observe
 from ka.data.simulate import Degradation, broad_bands
 from ka.errors import KAError, unknown
@@ -25,8 +25,6 @@ DATASETS = ("indian_pines", "cave", "h5", "files", *KNOWN)
 SPLITS = ("train", "val", "test")
 PROTOCOL = Degradation()  # the verified ×4 simulation
 AS_FOUND = Reading()
-# The multispectral image of Indian Pines: plain averages over the ranges (nm) of Landsat TM bands 2 to 5
-BROAD_BANDS = (("green", 520, 600), ("red", 630, 690), ("NIR", 760, 900), ("SWIR", 1550, 1750))
 # First and end row, first and end column of each of its parts
 INDIAN_PINES_CUTS = {"train": (0, 112, 0, 96), "val": (112, 144, 0, 96), "test": (0, 144, 96, 144)}
 
@@ -80,7 +78,7 @@ def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | 
     """Cut first, then simulate each part on its own: no blur or bicubic support crosses a cut.
 
     The D700 response ends at 0.7 µm and does not apply to this sensor: the multispectral image is four broad band
-    averages (`BROAD_BANDS`). The wavelengths are nominal, AVIRIS's table as shipped with the data: it steps back
+    averages (`BROAD`). The wavelengths are nominal, AVIRIS's table as shipped with the data: it steps back
     where two of its spectrometers overlap, and has two misprints, mended here.
     """
     from tensorly.datasets import load_indian_pines  # noqa: PLC0415  (half a second that other datasets need not pay)
@@ -94,10 +92,9 @@ def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | 
     cube = np.asarray(bunch.tensor)[top:bottom, left:right].transpose(2, 0, 1)
     gt = np.ascontiguousarray(cube / 10000, dtype=np.float32)
     check_values(gt, name)
-    srf = broad_bands(wavelengths, [(low, high) for _, low, high in BROAD_BANDS])
-    names = tuple(band for band, _, _ in BROAD_BANDS)
-    if reading.srf is not None:
-        other = response(reading.srf, wavelengths, len(gt))
-        srf, names = other.srf, other.names
-    scene, display = observe(name, gt, srf, degradation), display_bands(wavelengths, len(gt))
-    return SceneSet("indian_pines", split, degradation, wavelengths, display, names, [scene], srf)
+    if reading.srf is None:
+        seen = Response(broad_bands(wavelengths, list(BROAD.values())), tuple(BROAD))
+    else:
+        seen = response(reading.srf, wavelengths, len(gt))
+    scene, display = observe(name, gt, seen.srf, degradation), display_bands(wavelengths, len(gt))
+    return SceneSet("indian_pines", split, degradation, wavelengths, display, seen.names, [scene], seen.srf)

@@ -11,8 +11,8 @@ from scenes_made import first_png, png, same, write_cave, write_scene
 
 from ka.data import DATASETS, Degradation, cave, load, observe
 from ka.data.cave import CAVE_TEST, CAVE_TRAIN, CAVE_VAL
-from ka.data.datasets import BROAD_BANDS
 from ka.data.h5 import FIELDS
+from ka.data.own.responses import BROAD
 from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700
 from ka.errors import KAError
 
@@ -82,7 +82,7 @@ class TestIndianPines:
         assert backward.tolist() == [30, 93]  # where AVIRIS's spectrometers overlap, nowhere else
         assert scenes.msi_names == ("green", "red", "NIR", "SWIR")
         spans = [(nm[row > 0].min(), nm[row > 0].max()) for row in srf]
-        assert all(a <= low < high <= b for (low, high), (_, a, b) in zip(spans, BROAD_BANDS, strict=True))
+        assert all(a <= low < high <= b for (low, high), (a, b) in zip(spans, BROAD.values(), strict=True))
         np.testing.assert_allclose(srf.sum(1), 1, atol=1e-14)
         np.testing.assert_allclose(scenes[0].msi[2], scenes[0].gt[srf[2] > 0].mean(0), atol=1e-6)
         np.testing.assert_allclose(nm[list(scenes.display)], [620, 540, 460], atol=5)

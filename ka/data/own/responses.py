@@ -25,7 +25,7 @@ log = logging.getLogger("ka")
 
 COVERED = 0.5  # a channel is left out if less of it lies within the cube's wavelengths
 BROAD = {"green": (520, 600), "red": (630, 690), "NIR": (760, 900), "SWIR": (1550, 1750)}
-"""Landsat TM's bands 2 to 5 (nm), plain averages: the response where none is named and the cube goes beyond red."""
+"""Landsat TM's bands 2 to 5 (nm), flat: Indian Pines' HR-MSI, and of any cube beyond red where no response is named."""
 
 Curve = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
 """Wavelengths in nm, and the response at them."""
