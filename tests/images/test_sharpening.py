@@ -143,8 +143,8 @@ def test_a_result_is_wiped_and_clicked(pair: Path) -> None:
     wipe.click({"dataX": 5 * wipe.zoom, "dataY": 90 * wipe.zoom})
     assert wipe.spectrum.value == png(seen.spectra((90, 5))) != spectrum
     assert [axis.get_title() for axis in seen.colours().axes] == ["truth", "LR-HSI", "bicubic", "sharpened"]
-    assert [row["method"] for row in seen.metrics()] == ["bicubic", "local injection"]
+    assert list(seen.sharpened.metrics["methods"]) == ["bicubic", "local injection"]
     assert seen.residuals().axes[0].get_title().startswith("bicubic\nspatial")
     unknown = view.View(files.sharpen_file(replace(request, truth=None)))
     assert [axis.get_title() for axis in unknown.colours().axes] == ["LR-HSI", "bicubic", "sharpened"]
-    assert unknown.metrics() == []
+    assert unknown.sharpened.metrics == {"methods": {}}

@@ -6,6 +6,7 @@ import sys
 from dataclasses import MISSING, fields
 
 from ka.errors import KAError
+from ka.evaluation import in_text
 from ka.metrics import METRICS
 from workbook.sharpening.files import Request, Sharpened, pairs_in, sharpen_file, tell
 
@@ -40,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _tell(sharpened: Sharpened) -> None:
     pair = sharpened.pair
     print(f"{pair.lr.where}: {'; '.join(pair.notes)}")
-    for method, values in (sharpened.metrics or {}).items():
-        told = (f"{METRICS[name].label} {value:.3f} {METRICS[name].unit}".strip() for name, value in values.items()
-                if name in ("psnr", "sam", "ergas") and value is not None)  # fmt: skip
+    for method, evaluation in sharpened.metrics["methods"].items():
+        means = [(METRICS[name], evaluation["mean"][name]) for name in ("psnr", "sam", "ergas")]
+        told = [f"{metric.label} {in_text(mean)} {metric.unit}".strip() for metric, mean in means]
         print(f"  {method}: {', '.join(told)}")
     print(f"{sharpened.path}: {'×'.join(map(str, sharpened.shape))} (bands, height, width), {sharpened.seconds:.1f} s")
 

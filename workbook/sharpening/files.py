@@ -5,19 +5,20 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ka.data import Degradation, load
+from ka.data import Degradation, Scene, SceneSet, load
 from ka.errors import KAError
-from ka.evaluation import finite
+from ka.evaluation import evaluate
 from ka.files import user_path
 from ka.images import FORMATS, Image, check_format, read_image, read_stored, scaled, write_image, written_order
 from ka.methods import Method
-from ka.metrics import METRICS, measure
 from ka.pairs import DEFAULT, UNTRAINED, Pair, method_of, pair_of
 from workbook.sharpening.tiles import TILE, Canvas, Tell, paint
 from workbook.training.run import Run
@@ -75,8 +76,8 @@ class Sharpened:
     method: Method
     path: Path  # where it lies
     seconds: float
-    truth: np.ndarray | None = None  # `bands h w` in [0, 1], where it is known …
-    metrics: Mapping[str, Mapping[str, float | None]] | None = None  # … and then bicubic's and the result's
+    truth: np.ndarray | None  # `bands h w` in [0, 1], where it is known …
+    metrics: Mapping[str, Any]  # … and then bicubic's and the result's, as those of a run
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -118,11 +119,13 @@ def sharpen_file(request: Request, tell: Tell | None = None) -> Sharpened:
     values = canvas.values()
     sharp = pair.image(np.empty(0, np.float32))
     write_image(target, Image(values, sharp.wavelengths, sharp.place, pair.lr.order))
-    metrics = None
-    if truth is not None:
-        made = {"bicubic": pair.scene.up, Path(request.model).name: scaled(values, pair.divisors[0])}
-        metrics = {name: _measure(image, truth, pair.ratio) for name, image in made.items()}
-    canvas.remove()
+    metrics: dict[str, Any] = {"methods": {}}
+    try:
+        if truth is not None:
+            made = {"bicubic": pair.scene.up, Path(request.model).name: scaled(values, pair.divisors[0])}
+            metrics = _measure(made, truth, pair)
+    finally:
+        canvas.remove()
     return Sharpened(pair, method, target, time.monotonic() - begun, truth, metrics)
 
 
@@ -207,16 +210,17 @@ def _shape(array: np.ndarray, order: str) -> tuple[int, ...]:
     return (array.shape[2], *array.shape[:2]) if order == "h w c" and array.ndim == 3 else array.shape
 
 
-def _measure(image: np.ndarray, truth: np.ndarray, ratio: int) -> dict[str, float | None]:
-    """Every metric that the two images have."""
-    prediction, target = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (image, truth))
-    values = {}
-    for name in METRICS:
-        try:
-            values[name] = finite(measure(prediction, target, ratio, [name])[name].item())
-        except KAError:
-            values[name] = None
-    return values
+def _measure(made: Mapping[str, np.ndarray], truth: np.ndarray, pair: Pair) -> dict[str, Any]:
+    """Every metric of some images, as a run's `metrics()` hold those of its methods."""
+    scene = replace(pair.scene, gt=truth)
+    scenes = SceneSet("pair", "test", Degradation(pair.ratio), None, (0, 0, 0), (), [scene])
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(image)) for name, image in made.items()}
+    return {"methods": {name: evaluate(partial(_given, x), scenes).to_dict() for name, x in tensors.items()}}
+
+
+def _given(image: Tensor, scene: Scene) -> Tensor:
+    """An image that is made already, as a method."""
+    return image
 
 
 def _described(request: Request) -> str:

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from ka.data import Degradation, SceneSet
 from ka.data.scenes import display_bands
 from ka.inference import Network
-from ka.metrics import METRICS
 from workbook.sharpening.files import Sharpened
 from workbook.style import png
 from workbook.views import plots
@@ -53,15 +52,6 @@ class View:
     def spectra(self, *pixels: tuple[int, int]) -> Figure:
         """Spectra of some pixels (row, column) of the sharp image."""
         return plots.spectra(self.scenes, self.scene, self.images, pixels)
-
-    def metrics(self) -> list[dict[str, str]]:
-        """Rows of a table, where the truth is known."""
-        rows = []
-        for name, values in (self.sharpened.metrics or {}).items():
-            cells = {METRICS[metric].heading: "undefined" if value is None else f"{value:.3f}"
-                     for metric, value in values.items()}  # fmt: skip
-            rows.append({"method": name, **cells})
-        return rows
 
 
 class Wipe:
