@@ -6,9 +6,8 @@ Yasuma, Mitsunaga, Iso, Nayar (2008), "Generalized Assorted Pixel Camera", Colum
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +15,7 @@ from PIL import Image
 
 from ka.data.own.files import Reading
 from ka.data.own.responses import Response, response
-from ka.data.scenes import Scene, SceneSet, choose, display_bands, observe
+from ka.data.scenes import KeptScenes, Scene, SceneSet, choose, display_bands, observe
 from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700, Degradation
 from ka.errors import KAError
 
@@ -37,27 +36,6 @@ CAVE_VAL = ("egyptian_statue", "thread_spools")  # of these, one dark and smooth
 _DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on damaged PNGs
 
 
-@dataclass(frozen=True)
-class CaveScenes(Sequence[Scene]):
-    """Scenes read from their PNGs when first asked for, then kept (70 MB a scene at ×4)."""
-
-    files: Mapping[str, Sequence[Path]]
-    srf: Float[np.ndarray, "channels 31"]
-    degradation: Degradation
-    kept: dict[str, Scene] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: Any) -> Any:
-        name = list(self.files)[index]
-        if name not in self.kept:
-            with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter
-                gt = np.stack(list(pool.map(read_png, self.files[name])))
-            self.kept[name] = observe(name, gt, self.srf, self.degradation)
-        return self.kept[name]
-
-
 def load_cave(
     split: str, root: Path, degradation: Degradation, scenes: Sequence[str] | None, hold_out_val: bool, reading: Reading
 ) -> SceneSet:
@@ -75,17 +53,26 @@ def load_cave(
         here = ", ".join(name for name in (*CAVE_TRAIN, *CAVE_TEST) if name in bands) or "none of CAVE's"
         raise KAError(f"{root}: missing {', '.join(missing)} (here are {here}); download them, or {cure}")
     files = {name: bands[name] for name in chosen}
-    _check_headers(files, degradation.ratio)
+    size = _check_headers(files, degradation.ratio)
     seen = Response(NIKON_D700, ("R", "G", "B")) if reading.srf is None else response(reading.srf, CAVE_WAVELENGTHS, 31)
-    cave, display = CaveScenes(files, seen.srf, degradation), display_bands(CAVE_WAVELENGTHS, 31)
+    cave = KeptScenes(tuple(files), partial(_read, files, seen.srf, degradation), [size] * len(files))
+    display = display_bands(CAVE_WAVELENGTHS, 31)
     return SceneSet("cave", split, degradation, CAVE_WAVELENGTHS, display, seen.names, cave, seen.srf)
+
+
+def _read(
+    files: Mapping[str, Sequence[Path]], srf: Float[np.ndarray, "channels 31"], degradation: Degradation, name: str
+) -> Scene:
+    with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter
+        gt = np.stack(list(pool.map(read_png, files[name])))
+    return observe(name, gt, srf, degradation)
 
 
 def _names(split: str, hold_out_val: bool, reading: Reading) -> list[str]:
     """Scenes of a split: the field's, or those that are named; others train then, where they do not train already."""
     every = CAVE_TRAIN + CAVE_TEST
     val, test = (
-        choose(every, [name.strip() for name in text.split(",")], "CAVE") if text else list(usual)
+        choose(every, text, "CAVE") if text else list(usual)
         for text, usual in ((reading.val_scenes, CAVE_VAL), (reading.test_scenes, CAVE_TEST))
     )
     if both := set(val) & set(test):
@@ -105,8 +92,8 @@ def find_bands(root: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _check_headers(files: Mapping[str, Sequence[Path]], ratio: int) -> None:
-    """Read the headers only: 31 16-bit bands a scene, one size, a multiple of the ratio."""
+def _check_headers(files: Mapping[str, Sequence[Path]], ratio: int) -> tuple[int, int]:
+    """Read the headers only: 31 16-bit bands a scene, one height and width (returned), multiples of the ratio."""
     sizes: dict[tuple[int, int], str] = {}  # and the first scene of each
     for name, bands in files.items():
         first = None
@@ -132,6 +119,7 @@ def _check_headers(files: Mapping[str, Sequence[Path]], ratio: int) -> None:
     if len(sizes) > 1:
         one, other = (f"{name} has {w}×{h} pixels" for (w, h), name in list(sizes.items())[:2])
         raise KAError(f"scenes differ in size: {one}, {other}; choose those of one size with scenes=[…] (train_scenes)")
+    return h, w
 
 
 def read_png(path: Path) -> Float[np.ndarray, "h w"]:

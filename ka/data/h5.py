@@ -170,8 +170,7 @@ def file_of(split: str, root: Path, ratio: int) -> Path:
     if not root.is_dir():
         raise KAError(f"{root}: no such file or folder; give an HDF5 file or the folder that holds them")
     there = sorted(path for path in root.iterdir() if path.suffix.lower() in (".h5", ".hdf5", ".mat"))
-    begin = {"train": "train", "val": "val", "test": "test"}[split]
-    paths = [path for path in there if path.name.lower().startswith(begin) and "patches" not in path.name.lower()]
+    paths = [path for path in there if path.name.lower().startswith(split) and "patches" not in path.name.lower()]
     told = [path for path in paths if re.search(r"x\d+", path.stem)]
     paths = [path for path in told if re.search(rf"x{ratio}(?!\d)", path.stem)] or [p for p in paths if p not in told]
     exact = [path for path in paths if path.name == f"{split}_cave(with_up)x{ratio}.h5"]
@@ -181,7 +180,7 @@ def file_of(split: str, root: Path, ratio: int) -> Path:
         listed = ", ".join(path.name for path in paths)
         raise KAError(f"{root}: {listed} could each be the {split} file; give each data set a folder of its own")
     listed = ", ".join(path.name for path in there) or "none"
-    word = {"val": "validation"}.get(split, split)
+    word = "validation" if split == "val" else split
     cure = ", or train with hold_out=False" if split == "val" else ""
     raise KAError(f"{root}: no {word}_… file of ratio {ratio} (HDF5 files there: {listed}); add one such as "
                   f"{word}_cave(with_up)x{ratio}.h5{cure}")  # fmt: skip

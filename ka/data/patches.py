@@ -42,10 +42,9 @@ class Patches:
         for name, value in (("size", self.size), ("stride", self.stride)):
             if not is_whole(value) or value <= 0 or value % ratio:
                 raise KAError(f"patch {name}: {value!r} is not a positive multiple of the ratio {ratio}; use one")
-        for scene in self.scene_set:
-            h, w = scene.gt.shape[1:]
+        for i, (h, w) in enumerate(self.scene_set.sizes):
             if self.size > min(h, w):
-                fault = f"patch size: {self.size} does not fit the {h}×{w} pixels of {scene.name}"
+                fault = f"patch size: {self.size} does not fit the {h}×{w} pixels of {self.scene_set[i].name}"
                 raise KAError(f"{fault}; use at most {min(h, w) // ratio * ratio}")
 
     @property
@@ -56,8 +55,7 @@ class Patches:
     @cached_property
     def grids(self) -> Int[np.ndarray, "scenes 2"]:
         """Patches of each scene, down and across."""
-        sizes = np.array([scene.gt.shape[1:] for scene in self.scene_set])
-        return np.maximum(1, -((self.size - sizes) // self.stride))
+        return np.maximum(1, -((self.size - np.array(self.scene_set.sizes)) // self.stride))
 
     @cached_property
     def ends(self) -> Int[np.ndarray, " scenes"]:

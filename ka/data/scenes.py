@@ -1,7 +1,7 @@
 """Scenes, a ground truth and what is observed of it, and sets of them that know how they were simulated."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,25 @@ class Scene:
         return Scene(self.name, start=self.start, **arrays)
 
 
+@dataclass(frozen=True)
+class KeptScenes(Sequence[Scene]):
+    """Scenes made when first asked for, then kept (of CAVE 70 MB a scene at ×4)."""
+
+    names: tuple[str, ...]
+    make: Callable[[str], Scene]
+    sizes: Sequence[tuple[int, int]] | None = None  # heights and widths, where they are known before
+    kept: dict[str, Scene] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        name = self.names[index]
+        if name not in self.kept:
+            self.kept[name] = self.make(name)
+        return self.kept[name]
+
+
 def observe(
     name: str,
     gt: Float[np.ndarray, "bands h w"],
@@ -102,6 +121,12 @@ class SceneSet:
     def ratio(self) -> int:
         """Scale factor between `lr` and `gt`."""
         return self.degradation.ratio
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every scene; those that know theirs are not read for it."""
+        known = getattr(self.scenes, "sizes", None)
+        return [scene.gt.shape[1:] for scene in self] if known is None else list(known)
 
     @property
     def n_bands(self) -> int:
@@ -144,9 +169,13 @@ def check_values(
         raise KAError(f"{where}: data not in [{low:g}, {high:g}] (found {least:g} to {most:g}); {mend}")
 
 
-def choose(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> list[str]:
-    """The wanted ones of the scenes `names` of `what`, in their order; all for None, KAError for others or none."""
-    wanted = [wanted] if isinstance(wanted, str) else wanted
+def choose(names: Sequence[str], wanted: str | Sequence[str] | None, what: str) -> list[str]:
+    """The wanted ones (a list, or text with commas) of the scenes `names` of `what`, in their order.
+
+    All for None; others than these, or none, are a `KAError`.
+    """
+    if isinstance(wanted, str):
+        wanted = [name.strip() for name in wanted.split(",") if name.strip()]
     if wanted is not None and not wanted:
         raise KAError(f"scenes: none of {what} is chosen; name some of {', '.join(names[:40])}, or give None for all")
     for name in wanted or ():

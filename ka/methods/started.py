@@ -30,6 +30,11 @@ class StartedScenes(Sequence[Scene]):
     def __len__(self) -> int:
         return len(self.scenes)
 
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]] | None:
+        """Heights and widths, where they are known before."""
+        return getattr(self.scenes, "sizes", None)
+
     def __getitem__(self, index: Any) -> Any:
         if index not in self.kept:
             scene = begun(self.scenes[index].load(), self.start)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ka.data import Degradation, Patches, Scene, SceneSet, bicubic, degrade, observe, respond
-from ka.data.scenes import ARRAYS, check_values
+from ka.data.scenes import ARRAYS, KeptScenes, check_values
 from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700, broad_bands, gaussian
 from ka.errors import KAError
 
@@ -331,6 +331,13 @@ class TestDevicePatches:
         patches = Patches(scene_set((32, 16), (24, 40), (16, 68)), 16, 4)
         assert patches.grids.tolist() == [[4, 1], [2, 6], [1, 13]]
         self.same(Patches(scene_set((40, 16), (24, 40), (16, 72)), 16, 4), 6 + 12 + 14)
+
+    def test_scenes_that_know_their_sizes_are_not_read_to_be_counted(self):
+        def make(name):
+            raise AssertionError(f"{name} was read")
+
+        scenes = KeptScenes(("a", "b"), make, [(24, 40), (16, 72)])
+        assert len(Patches(SceneSet("x", "train", Degradation(), None, (0, 0, 0), ("R",), scenes), 16, 4)) == 12 + 14
 
     def same(self, patches, count=36):
         assert len(patches) == count

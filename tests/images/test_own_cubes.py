@@ -71,6 +71,9 @@ def test_splits(folder: Path) -> None:
     assert names(folder, "test", test_scenes="b, d") == ["b", "d"]
     assert names(folder, "train", test_scenes="b,d", val_scenes="a") == ["c", "e"]
     assert len(names(folder, "test", test_share=0.4)) == 2
+    for share in (0.2, 0.4, 0.6):  # a named scene validates, and never tests too
+        for name in "abcde":
+            assert name not in names(folder, "test", val_scenes=name, test_share=share)
     together = [scene.name for scene in load("files", "train", folder, hold_out_val=False)]
     assert len(together) == 4
     with pytest.raises(KAError, match="scene of the folder 'z' is unknown"):

@@ -94,12 +94,11 @@ def load_data(config: Config) -> Data:
         raise KAError(f"data_root={root} is one file, and a run trains, validates and tests on different ones; {cure}")
     degradation, reading = simulation(config), Reading(**{f.name: getattr(config, f.name) for f in fields(Reading)})
 
-    def part(split: str, names: list[str] | None = None) -> SceneSet:
+    def part(split: str, names: str | None = None) -> SceneSet:
         given = {"scenes": names, "hold_out_val": hold_out, "reading": reading}
         return data.load(config.dataset, split, root, degradation, **given)  # type: ignore[arg-type]
 
-    names = [name.strip() for name in (config.train_scenes or "").split(",") if name.strip()]
-    train = part("train", names or None)
+    train = part("train", config.train_scenes or None)
     patches = len(Patches(train, config.patch, config.stride))
     if config.batch > patches:
         raise KAError(f"batch={config.batch} is more than the {patches} training patches; choose a smaller one")

@@ -3,16 +3,15 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ka.data.own.responses import Response, response
-from ka.data.scenes import Scene, SceneSet, choose, display_bands, observe
+from ka.data.scenes import KeptScenes, Scene, SceneSet, choose, display_bands, observe
 from ka.data.simulate import Degradation
 from ka.errors import KAError
 from ka.files import user_path
@@ -47,31 +46,6 @@ class Reading:
             )
 
 
-@dataclass(frozen=True)
-class FileScenes(Sequence[Scene]):
-    """Scenes, or parts of them, read and simulated when first asked for, then kept."""
-
-    parts: Mapping[str, tuple[Path, Box | None]]
-    survey: "Survey"
-    srf: Float[np.ndarray, "channels bands"]
-    degradation: Degradation
-    kept: dict[str, Scene] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, index: Any) -> Any:
-        name = list(self.parts)[index]
-        if name not in self.kept:
-            path, box = self.parts[name]
-            gt = self.survey.read(path)
-            if box is not None:
-                gt = gt[:, box[0] : box[1], box[2] : box[3]]
-            h, w = (n // self.degradation.ratio * self.degradation.ratio for n in gt.shape[1:])
-            self.kept[name] = observe(name, np.ascontiguousarray(gt[:, :h, :w]), self.srf, self.degradation)
-        return self.kept[name]
-
-
 @dataclass(frozen=True, eq=False)
 class Survey:
     """What all scenes of a set share, found in the first of them."""
@@ -88,12 +62,11 @@ class Survey:
         image = read_image(path, self.reading.key, self.reading.axes)
         if len(image.values) != self.n_bands:
             raise KAError(f"{path}: {len(image.values)} bands, {self.first.name} has {self.n_bands}; leave one out")
-        if divisor([image], None) > self.divisor * 1.05 and self.reading.max is None:
+        if divisor([image], self.reading.max) > 1.05 * self.divisor:
             raise KAError(
                 f"{path}: values up to {float(image.values.max()):g}, and {self.first.name} lets suppose that "
                 f"{self.divisor:g} is full reflectance; say what is (max=…)"
             )
-        divisor([image], self.divisor)
         return scaled(image.values, self.divisor)
 
 
@@ -111,9 +84,20 @@ def load_files(
         raise KAError(f"{root}: no scene is left for {split}; give more scenes, or name them (val_scenes, test_scenes)")
     chosen = choose(list(parts[split]), scenes, f"{root}'s {split} split")
     seen = _response(reading, survey)
-    held = FileScenes({name: parts[split][name] for name in chosen}, survey, seen.srf, degradation)
+    held = KeptScenes(tuple(chosen), partial(_read, parts[split], survey, seen.srf, degradation))
     display = display_bands(survey.wavelengths, survey.n_bands)
     return SceneSet(name, split, degradation, survey.wavelengths, display, seen.names, held, seen.srf)
+
+
+def _read(
+    parts: Mapping[str, tuple[Path, Box | None]], survey: Survey, srf: np.ndarray, degradation: Degradation, name: str
+) -> Scene:
+    """A scene, or the part of it that its box says, down to multiples of the ratio."""
+    path, box = parts[name]
+    top, bottom, left, right = box or (0, None, 0, None)
+    gt = survey.read(path)[:, top:bottom, left:right]
+    h, w = (n // degradation.ratio * degradation.ratio for n in gt.shape[1:])
+    return observe(name, np.ascontiguousarray(gt[:, :h, :w]), srf, degradation)
 
 
 def find_files(root: str | Path) -> dict[str, Path]:
@@ -182,26 +166,21 @@ def _split(files: Mapping[str, Path], survey: Survey, ratio: int) -> dict[str, d
                  for split, names in FOLDERS.items()}  # fmt: skip
     if by_folder["train"] and by_folder["test"]:
         return by_folder
-    names = {split: _named(getattr(reading, f"{split}_scenes"), files) for split in ("val", "test")}
-    if names["test"]:
-        if both := set(names["val"]) & set(names["test"]):
-            raise KAError(f"{min(both)} is to validate and to test; choose one of them")
-        rest = [name for name in files if name not in names["val"] + names["test"]]
-        if not names["val"] and len(rest) > 1:
-            names["val"] = _some(rest, reading.val_share)
-        chosen = {"train": [name for name in rest if name not in names["val"]], **names}
-        return {split: {name: whole[name] for name in chosen[split]} for split in FOLDERS}
-    if len(files) >= 3:
-        test = _some(list(files), reading.test_share)
-        rest = [name for name in files if name not in test]
-        val = names["val"] or _some(rest, reading.val_share)
-        chosen = {"train": [name for name in rest if name not in val], "val": val, "test": test}
-        return {split: {name: whole[name] for name in chosen[split]} for split in FOLDERS}
-    return _cut(files, survey, ratio)
+    val, test = (_named(text, files) for text in (reading.val_scenes, reading.test_scenes))
+    if both := set(val) & set(test):
+        raise KAError(f"{min(both)} is to validate and to test; choose one of them")
+    if not test and len(files) < 3:
+        return _cut(files, survey, ratio)
+    test = test or _some([name for name in files if name not in val], reading.test_share)
+    rest = [name for name in files if name not in val + test]
+    if not val and len(rest) > 1:
+        val = _some(rest, reading.val_share)
+    chosen = {"train": [name for name in rest if name not in val], "val": val, "test": test}
+    return {split: {name: whole[name] for name in chosen[split]} for split in FOLDERS}
 
 
 def _named(text: str | None, files: Mapping[str, Path]) -> list[str]:
-    return choose(list(files), [name.strip() for name in text.split(",")], "the folder") if text else []
+    return choose(list(files), text, "the folder") if text else []
 
 
 def _some(names: Sequence[str], share: float) -> list[str]:
