@@ -144,6 +144,12 @@ def reach(row: Variant, ratio: int = 4) -> int:
     return front + pixels + 1
 
 
+def trained_ratio(model: Model) -> int | None:
+    """The ratio of the images that a model was trained for: its start, front, consistency or file says; None: none."""
+    parts = (getattr(part, "degradation", None) for part in (model.start, model.front, model.consistency))
+    return next((degradation.ratio for degradation in parts if degradation is not None), model.ratio)
+
+
 def pass_bytes(model: Model, up: Tensor) -> int:
     """About the memory that one pass over `up` takes: 20 maps of `dim` channels and 3 of the image's.
 

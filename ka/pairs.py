@@ -18,7 +18,7 @@ from ka.data.simulate import Degradation, bicubic, degrade, respond
 from ka.errors import KAError
 from ka.files import user_path
 from ka.images import Image, Place, Stored, divisor, scaled
-from ka.inference import Network
+from ka.inference import Network, trained_ratio
 from ka.methods import Method
 from ka.methods.injection import Bicubic, LocalInjection
 from ka.models.checkpoints import load_checkpoint
@@ -172,11 +172,9 @@ def _check_model(model: Model, pair: Pair) -> None:
             f"{model.row.name} was trained for {model.n_bands} bands and {model.n_msi} channels, the images have "
             f"{bands} and {channels}; use {DEFAULT!r}, or a model trained for such images"
         )
-    parts: tuple[Any, ...] = (model.start, model.front, model.consistency)
-    known = [part.degradation.ratio for part in parts if getattr(part, "degradation", None) is not None]
-    if other := [ratio for ratio in (*known, model.ratio) if ratio not in (pair.ratio, None)]:
+    if (ratio := trained_ratio(model)) not in (pair.ratio, None):
         raise KAError(
-            f"{model.row.name} was trained for ratio {other[0]}, the images are of {pair.ratio}; use {DEFAULT!r}, or a "
+            f"{model.row.name} was trained for ratio {ratio}, the images are of {pair.ratio}; use {DEFAULT!r}, or a "
             "model of that ratio"
         )
     if model.consistency is None:

@@ -226,7 +226,7 @@ def summary(run: Run, before: bool) -> str:
         if method not in ("last", "average"):
             means = [evaluation["mean"].get(name) for name in ("psnr", "sam", "ergas")]
             name = metrics["variant"] if method == "best" else method
-            rows.append([name, *("undefined" if mean is None else f"{mean:.3f}" for mean in means)])
+            rows.append([name, *map(in_text, means)])
     text = tabulate(
         rows, ["test scenes", *heads], tablefmt="plain", disable_numparse=True, colalign=("left", *["right"] * 3)
     )
@@ -254,15 +254,14 @@ def runs_beside(folders: object) -> dict[str, Run]:
 
 def beside(runs: Mapping[str, Run]) -> list[dict[str, str]]:
     """Rows for `table`: what runs reached, one beside the other, and in what their configurations differ."""
-    metrics = {name: run.metrics() for name, run in runs.items()}
+    metrics = {name: folder.metrics() for name, folder in runs.items()}
     rows = []
     for metric in ("psnr", "sam", "ergas"):
-        means = {name: found["methods"]["best"]["mean"][metric] for name, found in metrics.items()}
-        shown = {name: "undefined" if mean is None else f"{mean:.3f}" for name, mean in means.items()}
-        rows.append({"": METRICS[metric].heading} | shown)
-    rows.append({"": "training (min)"} | {name: f"{found['seconds'] / 60:.1f}" for name, found in metrics.items()})
-    rows.append({"": "parameters"} | {name: f"{found['parameters']['live']:,}" for name, found in metrics.items()})
-    configs = {name: config.to_dict() for name, run in runs.items() if (config := run.config()) is not None}
+        means = {name: in_text(run["methods"]["best"]["mean"][metric]) for name, run in metrics.items()}
+        rows.append({"": METRICS[metric].heading} | means)
+    rows.append({"": "training (min)"} | {name: f"{run['seconds'] / 60:.1f}" for name, run in metrics.items()})
+    rows.append({"": "parameters"} | {name: f"{run['parameters']['live']:,}" for name, run in metrics.items()})
+    configs = {name: config.to_dict() for name, folder in runs.items() if (config := folder.config()) is not None}
     for key in next(iter(configs.values())):
         if key != "run_dir" and len({str(config[key]) for config in configs.values()}) > 1:
             rows.append({"": key} | {name: str(config[key]) for name, config in configs.items()})
@@ -270,14 +269,11 @@ def beside(runs: Mapping[str, Run]) -> list[dict[str, str]]:
 
 
 def images_beside(runs: Mapping[str, Run]) -> tuple[Scene, dict[str, np.ndarray]]:
-    """The first test scene, and what each run makes of it, `bands h w`."""
-    made, scene = {}, None
-    for name, run in runs.items():
-        config = run.config()
-        assert config is not None
-        scene = load_data(config).test[0].load()
-        made[name] = Network(run.model())(scene).numpy()
-    assert scene is not None
+    """The first test scene, which the runs have in common, and what each makes of it, `bands h w`."""
+    config = next(iter(runs.values())).config()
+    assert config is not None
+    scene = load_data(config).test[0].load()
+    made = {name: Network(run.model())(scene).numpy() for name, run in runs.items()}
     return scene, made
 
 

@@ -18,6 +18,7 @@ from ka.data import Scene, SceneSet
 from ka.data.cave import CAVE_TEST, find_bands
 from ka.errors import KAError, unknown
 from ka.files import user_path
+from ka.inference import trained_ratio
 from ka.methods.injection import Start
 from ka.methods.started import begun
 from ka.models.checkpoints import load_checkpoint
@@ -67,6 +68,17 @@ def broken(run: Path) -> str | None:
     except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         return str(error) or type(error).__name__
     return None
+
+
+def usable_runs(folder: str | Path | None = None) -> tuple[dict[str, Path], list[str]]:
+    """Finished runs in a folder, and a line on each that cannot be shown, or where there is none."""
+    finished = finished_runs(folder)
+    reasons = {name: why for name, run in finished.items() if (why := broken(run))}
+    notices = [f"{finished[name]} is left out: its best.safetensors is missing or damaged ({why})"
+               for name, why in reasons.items()]  # fmt: skip
+    if folder is not None and not finished:
+        notices.append(f"{folder} holds no finished run, nor do the folders in it ({RUNS})")
+    return {name: run for name, run in finished.items() if name not in reasons}, notices
 
 
 def scene_sets(data_root: str | Path | None = None) -> list[SceneSet]:
@@ -178,7 +190,7 @@ class Catalog:
             own = self._own(self.homes[model]) if model in self.homes else []
         except KAError as error:
             missing = str(error)
-        ratio = _ratio(model)
+        ratio = trained_ratio(model)
         fitting = [
             name for name, image in self.images.items() if image.bands == wanted and ratio in (None, image.scene.ratio)
         ]
@@ -203,12 +215,6 @@ class Catalog:
         return names
 
 
-def _ratio(model: PSRT) -> int | None:
-    """The ratio that a model is bound to, by its front, its start or its consistency; None if by none."""
-    parts = (getattr(part, "degradation", None) for part in (model.front, model.start, model.consistency))
-    return next((degradation.ratio for degradation in parts if degradation is not None), None)
-
-
 def open_catalog(
     *models: str, runs: str | Path | None = None, data_root: str | Path | None = None, strict: bool = True
 ) -> Catalog:
@@ -231,22 +237,16 @@ def open_catalog(
             notices.append(str(error))
             return what(None)
 
-    finished, images = found(finished_runs, "runs", runs), found(scene_crops, "data_root", data_root)
-    if runs is not None and not notices and not finished:
-        notices.append(f"{runs} holds no finished run, nor do the folders in it ({RUNS})")
+    (finished, unusable), images = found(usable_runs, "runs", runs), found(scene_crops, "data_root", data_root)
     seen = {image.bands for image in images.values()}
     at_hand: dict[str, str | Path] = {name: path for name, path in shipped().items() if _bands(path) in seen}
-    for name, run in finished.items():
-        if why := broken(run):
-            notices.append(f"{run} is left out: its best.safetensors is missing or damaged ({why})")
-        else:
-            at_hand[str(run) if name in at_hand else name] = run
+    at_hand |= {str(run) if name in at_hand else name: run for name, run in finished.items()}
     known = shipped() | at_hand
     for model in models:
         if model not in known and not user_path(str(model)).exists():
             raise KAError(f"{model!r} is neither a path nor one of {', '.join(known)}; train it, or choose one of them")
     named = {model: known.get(model, model) for model in models}
-    return Catalog(named | at_hand, images, notices)
+    return Catalog(named | at_hand, images, [*notices, *unusable])
 
 
 def _bands(path: Path) -> tuple[int, int]:

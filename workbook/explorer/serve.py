@@ -13,9 +13,8 @@ import papermill
 
 from ka.errors import KAError
 from ka.files import user_path
-from workbook.explorer.catalog import broken, scene_sets
+from workbook.explorer.catalog import scene_sets, usable_runs
 from workbook.paths import ROOT, runs_folder
-from workbook.training.run import finished_runs
 
 NOTEBOOK = ROOT / "notebooks" / "explore.ipynb"
 # A kernel waits for the next page, so that it appears at once. Those whose page is gone end after a minute or two.
@@ -32,12 +31,9 @@ def absolute(folder: str | None) -> str | None:
 
 def wrong(runs: str | None, data_root: str | None) -> list[str]:
     """A line on each folder that will not do, and on each broken run."""
-    lines = []
+    lines: list[str] = []
     try:
-        finished = finished_runs(runs)
-        lines += [f"{run} is left out: {why}" for run in finished.values() if (why := broken(run))]
-        if runs is not None and not finished:
-            lines.append(f"{runs} holds no finished run, nor do the folders in it")
+        lines += usable_runs(runs)[1]
     except KAError as error:
         lines.append(str(error))
     try:
