@@ -34,7 +34,7 @@ def front(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, 
     model = fresh_model(row, dim, n_bands, n_msi)
     sheet = Sheet(TWO_COLUMNS, 5.5, language)
     say = sheet.say
-    kind = "kernels that adapt" if row.front in ("pixel", "window") else "a control of kernels that adapt"
+    kind = "kernels that adapt" if row.bank or row.front == "window" else "a control of kernels that adapt"
     head = f"{{name}}: {kind}"
     sheet.write("head", 0.06, 0.1, say(head, name=row.name), TITLE + 1, "bold")
     counted = say("{model} live parameters; of each part at its right", model=count(model))

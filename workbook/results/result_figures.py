@@ -71,6 +71,7 @@ def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
     axis.set_xlabel(f"Δ {METRICS[metric].heading},\n{METRICS[metric].better} is better")
     axis.grid(visible=False, axis="y")
     axis.locator_params(axis="x", nbins=4)
+    axis.xaxis.set_major_formatter("{x:g}")  # a short zero leaves room for its neighbours
     if differences:
         # An interval from few seeds may be a hundred times as wide as the differences: it is cut at the frame.
         reach = max(abs(end or 0.0) for _, gap in differences for end in (gap.value, gap.low, gap.high))
