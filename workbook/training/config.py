@@ -177,7 +177,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # CAVE without a GPU, in minutes on one core. What was tried on the validation scenes, and what it brought, is in
     # docs/recipe.md.
     "laptop": {
-        "dataset": "cave", **LOCAL, "radius": 5, "stride": 16, "batch": 8, "iterations": 2000, "eval_every": 250,
+        "dataset": "cave", **LOCAL, "radius": 5, "stride": 16, "batch": 8, "iterations": 1000, "eval_every": 250,
         "seed": 10,
     },
     # For rows whose kernels adapt, and their controls: patches that hold whole windows, as many pixels for all of them.
