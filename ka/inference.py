@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ka.data.scenes import Scene
 from ka.errors import KAError, is_whole
+from ka.methods.local import RADIUS
 from ka.methods.started import begun
-from ka.models.adaptive import REACH
+from ka.models.adaptive.regressed import ATTENDED
 from ka.models.own.adapter import Model, OwnRow
 from ka.models.psrt import N_BLOCKS, WINDOWS
 from ka.models.variants import Variant
@@ -132,7 +133,8 @@ def reach(row: Variant, ratio: int = 4) -> int:
     """
     if isinstance(row, OwnRow):
         return UNSTATED if row.reach is None else row.reach
-    front = (3 if row.front == "pixel" else REACH) * ratio + 3 if row.front else 0  # upsampling and blur, or all
+    window = ATTENDED if row.attends else -1 if row.front == "pixel" else RADIUS
+    front = (window + 4) * ratio + 3 if row.front else 0  # 4: a 3×3 mean, the kernels' upsampling (2), a blur
     if row.body != "PSRT":
         return (front or 3 * ratio) + (2 + 2 * row.blocks if row.body else 0)
     pixels = 1

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from ka.errors import KAError, is_whole
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, Start
-from ka.models.adaptive import KernelBank, RegressedKernels, ResidualBody
+from ka.models.adaptive.bank import KernelBank
+from ka.models.adaptive.body import ResidualBody
+from ka.models.adaptive.regressed import RegressedKernels
 from ka.models.cpu_attention import in_bands, window_attention
 from ka.models.kernel_attention import FoldedKernelAttention, KernelAttention
 from ka.models.kernel_parts import Pointwise, normal_
@@ -164,7 +166,7 @@ class PSRT(nn.Module):
         self.start: Start = Bicubic()  # what makes `up`, and what is done to the output, of whole scenes (`ka.Network`)
         self.consistency: Consistency | None = None
         self.ratio: int | None = None  # of the images that it was trained for, where its file says so
-        front = KernelBank if row.bank else RegressedKernels
+        front = KernelBank if row.mixes else RegressedKernels
         self.front = front(n_bands, n_msi, row) if row.front else None
         self.body = ResidualBody(n_bands, n_msi, dim, row) if row.body == "residual" else None
         if row.body == "PSRT":

@@ -21,7 +21,20 @@ DeadPart = Literal[
 N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
 KERNEL_SIZE = 3  # of every row that does not say otherwise
 
-_NO_KA = {"name", "kernels", "shuffle", "ours", "front", "bank", "features", "hidden", "body", "blocks"}
+_NO_KA = {
+    "name",
+    "kernels",
+    "shuffle",
+    "ours",
+    "front",
+    "attends",
+    "bank",
+    "mixes",
+    "features",
+    "hidden",
+    "body",
+    "blocks",
+}
 _USED = {"": _NO_KA, "identity": _NO_KA | {"layernorm", "dead"}}  # the few fields that matter to these kernels
 
 
@@ -63,7 +76,11 @@ class Variant:
     # Kernels on learned features in front of the body (`ka.models.adaptive`), and what each of them looks at: a pixel,
     # the window of a low-resolution pixel, a quadrant, the whole image, or nothing (then it is a weight). "": none.
     front: Literal["", "pixel", "window", "quadrant", "image", "nothing"] = ""
-    bank: int = 0  # learned kernels that a front mixes by weights, which see what `front` says; 0: it regresses them
+    # What counts in a window that kernels are regressed in. "": its 9×9 pixels, all alike. near: the nearer, the more
+    # (Gaussian, of learned width). alike: the nearer and the more like the centre (attention).
+    attends: Literal["", "near", "alike"] = ""
+    bank: int = 0  # learned kernels, mixed by weights made of the features; 0: none
+    mixes: bool = False  # the bank's mixture is the kernel; else what a window's regression falls back on
     features: int = 8  # learned ones, beside the HR-MSI's channels and their roots
     hidden: int = 32  # channels of the convolutions that make them
     body: Literal["PSRT", "residual", ""] = "PSRT"  # what follows; residual: plain 3×3 convolutions with shortcuts
@@ -109,9 +126,11 @@ class Variant:
             and (self.has_ka or self.shuffle != "none"),
             "there is neither a front nor a body": not (self.front or self.body),
             "only a front has `features` and `hidden`": not self.front and (self.features, self.hidden) != (8, 32),
-            "kernels of a pixel or a quadrant come from a `bank`": self.front in ("pixel", "quadrant")
-            and not self.bank,
+            "kernels of a pixel or a quadrant come from a bank that it `mixes`": self.front in ("pixel", "quadrant")
+            and not self.mixes,
             "a front that sees nothing cannot weigh a `bank`": self.front in ("", "nothing") and self.bank != 0,
+            "there is no `bank` that it `mixes`": self.mixes and not self.bank,
+            "only kernels regressed in windows attend": bool(self.attends) and (self.front != "window" or self.mixes),
             "`bank` is a whole number, 0 or more": not (is_whole(self.bank) and self.bank >= 0),
             "only a residual body has `blocks`": self.body != "residual" and self.blocks != 4,
             "`features`, `hidden` and `blocks` are whole numbers of 1 or more": not all(
@@ -151,7 +170,7 @@ class Variant:
             return f"its kernels are {how} quadrants of the image"
         if self.front in ("quadrant", "image"):
             seen = "quadrants of the image" if self.front == "quadrant" else "the whole image"
-            return f"its kernels are {'weighed by' if self.bank else 'regressed on'} {seen}"
+            return f"its kernels are {'weighed by' if self.mixes else 'regressed on'} {seen}"
         if self.has_ka and self.second in ("windows", "windows+image"):
             return "its kernels belong to quadrants of the image"
         return ""
@@ -263,13 +282,21 @@ def _ours(kav1: Variant, kav6: Variant, kav7: Variant, kav10: Variant, kav11: Va
     yield but(kav20, "kav21", body="")
     yield but(conv3x3, "kav22", front="window")
     # Kernels mixed from a bank, by weights of a pixel, a window, a quadrant, the image.
-    kav23 = but(kav20, "kav23", front="pixel", bank=8)
+    kav23 = but(kav20, "kav23", front="pixel", bank=8, mixes=True)
     yield kav23
     yield but(kav23, "kav23_window", front="window")
     yield but(kav23, "kav23_quadrant", front="quadrant")
     yield but(kav23, "kav23_image", front="image")
     # The regression in the KA layer itself.
     yield Variant("kav24", kernels="regressed", second="windows", ours=True)
+    # Attention says what counts in a window; alone, and with a bank that windows fall back on.
+    kav25 = but(kav20, "kav25", body="", attends="alike")
+    yield kav25
+    yield but(kav25, "kav25_near", attends="near")
+    kav26 = but(kav25, "kav26", bank=6)
+    yield kav26
+    yield but(kav26, "kav26_wide", features=16, hidden=64)
+    yield but(kav26, "kav26_box", attends="")
 
 
 VARIANTS: dict[str, Variant] = {row.name: row for row in _rows()}

@@ -20,6 +20,7 @@ FAST = (
     "kav21",
     "kav22",
     "kav23",
+    "kav26",
     "residual",
 )
 """Every reach that there is: the others of EXACT differ from these in what does not look sideways."""

@@ -9,12 +9,16 @@ import ka
 from ka import data
 from ka.data.simulate import Degradation
 from ka.inference import reach
-from ka.models import adaptive
+from ka.models.adaptive import regressed
+from ka.models.adaptive.attention import WindowAttention
+from ka.models.adaptive.bank import KernelBank
+from ka.models.adaptive.front import FLOOR
 from ka.models.counts import flops
 from ka.models.kernel_attention import KernelAttention
 from ka.models.variants import VARIANTS
 
 N, M = 31, 3
+ATTEND = ("kav25", "kav25_near", "kav26")
 LADDER = ("kav23", "kav23_window", "kav23_quadrant", "kav23_image")
 Images = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -39,20 +43,20 @@ def test_without_learned_features_it_is_local_injection(monkeypatch: pytest.Monk
     scene = data.load("indian_pines", "val")[0].load()
     m, ridge = len(scene.msi), 1e-4
     matrix = np.random.default_rng(0).normal(size=(len(scene.lr), 2 * m)) / 10
-    monkeypatch.setattr(adaptive, "SHRINK", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(regressed, "SHRINK", (0.0, 0.0, 0.0))
     front = ka.build("kav21", len(scene.lr), m, dim=8).double().front
     assert front is not None
     front.begin(Degradation(), matrix)
     with torch.no_grad():
         front.learned[4].weight.zero_()
-        front.log_ridge.fill_(float(np.log(ridge - adaptive.FLOOR)))
+        front.log_ridge.fill_(float(np.log(ridge - FLOOR)))
         given = (torch.from_numpy(x)[None].double() for x in (scene.up, scene.msi, scene.lr))
         image = front(*given)[0].numpy()
     expected = ka.local_injection(scene.lr, scene.msi, matrix=matrix, ridge=ridge, roots=True)
     assert np.abs(image - expected).max() < 2e-6  # float32 there
 
 
-def plain_bank(front: adaptive.KernelBank, up: Tensor, msi: Tensor) -> Tensor:
+def plain_bank(front: KernelBank, up: Tensor, msi: Tensor) -> Tensor:
     """What a front with a bank makes of one image, a place at a time."""
     features = front.features(up, msi)
     low = torch.from_numpy(data.degrade(features[0].numpy(), front.degradation))[None].double()
@@ -69,7 +73,7 @@ def plain_bank(front: adaptive.KernelBank, up: Tensor, msi: Tensor) -> Tensor:
             "image": seen.mean((1, 2)),
         }[front.sees]
         weights = front.weigh(place[:, None, None])[:, 0, 0]
-        weights /= (weights.square().mean() + adaptive.FLOOR).sqrt()
+        weights /= (weights.square().mean() + FLOOR).sqrt()
         kernels[..., y, x] = front.fallback + sum(w * kernel for w, kernel in zip(weights, front.bank, strict=True))
     ratio = front.degradation.ratio
     if front.sees != "pixel":
@@ -83,7 +87,7 @@ def plain_bank(front: adaptive.KernelBank, up: Tensor, msi: Tensor) -> Tensor:
 def test_a_bank_is_its_plain_form(name: str) -> None:
     """And a sample of a batch as alone; fresh, the whole network gives the image that it starts from."""
     front, given = awake(name).front, images(24, b=2)
-    assert isinstance(front, adaptive.KernelBank)
+    assert isinstance(front, KernelBank)
     out = front(*given)
     alone = [x[1:] for x in given]
     torch.testing.assert_close(front(*alone), out[1:], rtol=0, atol=1e-10)
@@ -97,16 +101,50 @@ def test_a_bank_is_its_plain_form(name: str) -> None:
 def test_a_pixels_field_is_the_sensors_mean() -> None:
     """A kernel for every low-resolution pixel, which the explorer can show, of weights at full resolution."""
     front = awake("kav23").front
-    assert isinstance(front, adaptive.KernelBank)
+    assert isinstance(front, KernelBank)
     up, msi, lr = images(16)
     front.weigh[2].weight.data.zero_()
     field = front.field(front.features(up, msi), lr)
-    weights = front.weigh[2].bias / (front.weigh[2].bias.square().mean() + adaptive.FLOOR).sqrt()
+    weights = front.weigh[2].bias / (front.weigh[2].bias.square().mean() + FLOOR).sqrt()
     expected = front.fallback + torch.einsum("r,rkn->kn", weights, front.bank)
     torch.testing.assert_close(field, expected[None, :, :, None, None].expand(1, -1, -1, 4, 4), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["kav20", "kav20_image", "kav20_fixed", "kav21", "residual", *LADDER, "kav24"])
+@pytest.mark.parametrize("alike", [True, False])
+@torch.no_grad()
+def test_attention_is_its_plain_form(alike: bool) -> None:
+    """A softmax over the window of each pixel, written as it is said, where blocks end within the image and not."""
+    attention = WindowAttention(M, 14, 3, alike).double()
+    low, values = torch.rand(2, 14, 19, 34, dtype=torch.float64), torch.rand(2, 5, 19, 34, dtype=torch.float64)
+    means, width = attention(low, values), attention.log_width.exp()
+    for sample, y, x in ((0, 0, 0), (0, 15, 16), (1, 18, 33), (1, 16, 15), (1, 9, 30)):
+        ys, xs = (range(max(0, i - 3), min(n, i + 4)) for i, n in ((y, 19), (x, 34)))
+        near = [(v, u) for v in ys for u in xs]
+        scores = [-((v - y) ** 2 + (u - x) ** 2) / (2 * width**2) for v, u in near]
+        if attention.likeness is not None:
+            apart = [attention.likeness @ (low[sample, :, v, u] - low[sample, :, y, x]) for v, u in near]
+            scores = [score - difference.square().sum() / 2 for score, difference in zip(scores, apart, strict=True)]
+        weights = torch.stack(scores).softmax(0)
+        expected = sum(w * values[sample, :, v, u] for w, (v, u) in zip(weights, near, strict=True))
+        torch.testing.assert_close(means[sample, :, y, x], expected, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_what_a_window_falls_back_on_may_be_mixed() -> None:
+    """Where there is nothing to regress on, the kernel is one and the place's mixture of a bank."""
+    front = awake("kav26").front
+    assert front is not None
+    assert front.bank is not None
+    low, lr = torch.full((1, 14, 6, 6), 0.3, dtype=torch.float64), torch.full((1, N, 6, 6), 0.3, dtype=torch.float64)
+    seen = front.look(4 * low)
+    weights = front.weigh(seen) / (front.weigh(seen).square().mean(1, keepdim=True) + FLOOR).sqrt()
+    expected = front.fallback[None, :, :, None, None] + torch.einsum("bryx,rkn->bknyx", weights, front.bank)
+    torch.testing.assert_close(front.kernels(low, lr), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["kav20", "kav20_image", "kav20_fixed", "kav21", "residual", *LADDER, "kav24", *ATTEND]
+)
 def test_gradients(name: str) -> None:
     """Of images and of weights, through the solve, against differences."""
     model = awake(name)
@@ -147,11 +185,12 @@ def test_the_regression_of_a_layer_is_safe_in_float32(scale: float) -> None:
     assert (y - exact).abs().max() <= 1e-4 * exact.abs().max()
 
 
+@pytest.mark.parametrize("name", ["kav20", "kav26"])
 @pytest.mark.parametrize("flat", [0.0, 0.5, 1.0])
-def test_flat_and_saturated_windows_are_safe_in_float32(flat: float) -> None:
+def test_flat_and_saturated_windows_are_safe_in_float32(flat: float, name: str) -> None:
     """Nothing to regress on: no NaN, no large kernel, finite gradients; half of the image flat, half not."""
-    model = ka.build("kav20", N, M, dim=8)
-    up, msi, lr = (x.float() for x in images(96))
+    model = ka.build(name, N, M, dim=8)
+    up, msi, lr = (x.float() for x in images(128))  # the first columns see none of the other half
     for image in (up, msi, lr):
         image[..., : image.shape[-1] // 2] = flat
     out = model(up, msi, lr)
@@ -164,7 +203,7 @@ def test_flat_and_saturated_windows_are_safe_in_float32(flat: float) -> None:
 def test_kernels_look_at_their_window_and_no_farther() -> None:
     """A change at one place moves the kernels of the windows that hold it; of one image all; of none none."""
     moved = {}
-    for name in ("kav20", "kav20_image", "kav20_fixed", *LADDER[1:]):
+    for name in ("kav20", "kav20_image", "kav20_fixed", "kav25_near", *LADDER[1:]):
         front = awake(name).front
         assert front is not None
         low, lr = torch.rand(1, 14, 24, 24, dtype=torch.float64), torch.rand(1, N, 24, 24, dtype=torch.float64)
@@ -181,7 +220,7 @@ def test_kernels_look_at_their_window_and_no_farther() -> None:
     assert not moved["kav20_fixed"].any()
 
 
-@pytest.mark.parametrize("name", ["kav20", "kav21", "residual", "kav23", "kav23_window"])
+@pytest.mark.parametrize("name", ["kav20", "kav21", "residual", "kav23", "kav23_window", "kav25", "kav26"])
 def test_reach(name: str) -> None:
     """From a pixel at a tile's edge, the gradient dies within `reach`, and not far within it."""
     model = awake(name)
@@ -205,7 +244,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_a_checkpoint_knows_its_sensor(tmp_path: object) -> None:
     path = f"{tmp_path}/front.safetensors"
-    for name in ("kav20", "kav21", "kav22", "residual", *LADDER):
+    for name in ("kav20", "kav21", "kav22", "residual", *LADDER, *ATTEND):
         model = ka.build(name, N, M, dim=16)
         if model.front is not None:
             model.front.begin(Degradation(ratio=8, blur_sigma=1.0))
@@ -218,7 +257,7 @@ def test_a_checkpoint_knows_its_sensor(tmp_path: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22", *LADDER, "kav24"])
+@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22", *LADDER, "kav24", *ATTEND])
 def test_export_gives_the_same(name: str) -> None:
     model, given = awake(name), images(16)
     with torch.no_grad():
@@ -226,7 +265,7 @@ def test_export_gives_the_same(name: str) -> None:
         torch.testing.assert_close(exported(*given), model(*given), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22", "residual", *LADDER])
+@pytest.mark.parametrize("name", ["kav20", "kav21", "kav22", "residual", *LADDER, *ATTEND])
 def test_what_it_costs_is_counted_without_computing(name: str) -> None:
     """On the meta device; a convolution's share is exact: 2 · weights · pixels."""
     model, counted = ka.build(name, N, M, dim=8), flops(name, 8, 64, N, M)

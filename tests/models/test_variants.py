@@ -41,6 +41,13 @@ ADAPTIVE = {
 }  # fmt: skip
 LADDER = ("kav23", "kav23_window", "kav23_quadrant", "kav23_image")
 ADAPTIVE |= dict.fromkeys(LADDER, FRONT + BANK + ENDS + 4 * BLOCK)
+LIKENESS = 8 * 14  # beside a width
+MIX = 6 * 14 * 31 + (14 * 9 + 1) * 32 + (32 + 1) * 32 + (32 + 1) * 6  # six kernels, and their weights
+ADAPTIVE |= {
+    "kav25": FRONT + 14 + LIKENESS + 1, "kav25_near": FRONT + 14 + 1, "kav26": FRONT + 14 + LIKENESS + 1 + MIX,
+    "kav26_box": FRONT + 14 + MIX,
+    "kav26_wide": WIDE + 22 + 8 * 22 + 1 + 6 * 22 * 31 + (22 * 9 + 1) * 64 + (64 + 1) * 64 + (64 + 1) * 6,
+}  # fmt: skip
 LIVE |= ADAPTIVE
 DEAD = {
     "psrt": 1_152, "kav1": 2_016, "kav2": 4_608, "kav3": 3_744, "kav4": 3_744, "kav5_as_run": 591_264,
@@ -116,7 +123,7 @@ def test_where_tiles_are_not_exact() -> None:
     }  # fmt: skip
     for name, why in bound.items():
         assert why in variant(name).position_bound(512, 512)
-    for name in ("psrt_noshuffle", "kav5_as_run", "kav11", "conv3x3", "kav20", "kav23", "kav23_window"):
+    for name in ("psrt_noshuffle", "kav5_as_run", "kav11", "conv3x3", "kav20", "kav23", "kav23_window", "kav26"):
         assert variant(name).position_bound(16, 408) == ""
 
 
@@ -173,9 +180,14 @@ REFUSED = {
     "parts of PSRT's body": [LEARNED | {"body": "residual"}, {"shuffle": "aligned", "body": "", "front": "window"}],
     "neither a front nor a body": [{"body": ""}],
     "only a front": [{"features": 4}, {"hidden": 64}, {"body": "residual", "features": 4}],
-    "come from a `bank`": [{"front": "pixel"}, {"front": "quadrant"}],
+    "come from a bank": [{"front": "pixel"}, {"front": "quadrant"}, {"front": "pixel", "bank": 8}],
+    "no `bank` that it `mixes`": [{"front": "window", "mixes": True}, {"mixes": True}],
+    "only kernels regressed in windows attend": [
+        {"front": "image", "attends": "near"}, {"attends": "alike"},
+        {"front": "window", "attends": "alike", "bank": 8, "mixes": True},
+    ],
     "cannot weigh a `bank`": [{"bank": 8}, {"front": "nothing", "bank": 8}],
-    "`bank` is a whole number": [{"front": "pixel", "bank": bank} for bank in (-1, 2.0, "8", True)],
+    "`bank` is a whole number": [{"front": "pixel", "mixes": True, "bank": bank} for bank in (-1, 2.0, "8", True)],
     "only a residual body": [{"blocks": 5}, {"front": "window", "body": "", "blocks": 5}],
     "of 1 or more": [
         {"front": "window", name: value} for name in ("features", "hidden") for value in (0, -1, 2.0, "8")

@@ -11,7 +11,8 @@ from ka import data
 from ka.data import Scene
 from ka.data.simulate import Degradation
 from ka.methods.injection import LocalInjection
-from ka.models.adaptive import KernelBank, apply_kernels, upsample
+from ka.models.adaptive.bank import KernelBank
+from ka.models.adaptive.fields import apply_kernels, upsample
 from workbook.audit import swaps
 from workbook.views.kernel_field import KernelField, field_figure, kernel_field
 
@@ -87,7 +88,7 @@ def test_what_has_no_field_is_refused(scene: Scene) -> None:
         field.at(9999, 0)
 
 
-@pytest.mark.parametrize("name", ["kav20", "kav23_window"])
+@pytest.mark.parametrize("name", ["kav20", "kav23_window", "kav26"])
 def test_kernels_swapped(name: str, scene: Scene) -> None:
     """A model with its own kernels set is itself; with their mean, or another scene's, it is not."""
     model, scenes = model_of(name, scene), data.load("indian_pines", "test")

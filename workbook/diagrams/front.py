@@ -5,7 +5,8 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from ka.methods.local import RADIUS
-from ka.models.adaptive import KernelBank, RegressedKernels
+from ka.models.adaptive.front import Front
+from ka.models.adaptive.regressed import ATTENDED, RegressedKernels
 from ka.models.counts import count_parameters
 from ka.models.psrt import PSRT
 from ka.models.variants import Variant
@@ -16,6 +17,8 @@ from workbook.style import styled
 
 SEES = {
     "window": "mean over {side} × {side} pixels of lr",
+    "near": "near ones of {side} × {side} pixels of lr",
+    "alike": "attention over {side} × {side} pixels of lr",
     "image": "mean over the image",
     "nothing": "not used",
     "pixel": "every pixel its own",
@@ -34,7 +37,7 @@ def front(row: Variant, dim: int = 48, language: str = "en", n_bands: int = 31, 
     model = fresh_model(row, dim, n_bands, n_msi)
     sheet = Sheet(TWO_COLUMNS, 5.5, language)
     say = sheet.say
-    kind = "kernels that adapt" if row.bank or row.front == "window" else "a control of kernels that adapt"
+    kind = "kernels that adapt" if row.mixes or row.front == "window" else "a control of kernels that adapt"
     head = f"{{name}}: {kind}"
     sheet.write("head", 0.06, 0.1, say(head, name=row.name), TITLE + 1, "bold")
     counted = say("{model} live parameters; of each part at its right", model=count(model))
@@ -53,17 +56,20 @@ def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> No
     kernels = f"b k s {at} = b·{k}·{model.n_bands}·{at.replace(' ', '·')}"
     step, adapts = partial(Step, present=real is not None), row.front not in ("", "nothing")
     learned, weights = ("", "") if real is None else (count(real.learned), _numbers(real))
-    looks = say(SEES[row.front], side=2 * RADIUS + 1) if row.front else ""
-    middle = Step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks, height=SLOT,
-                  present=adapts)  # fmt: skip
+    side = 2 * (ATTENDED if row.attends else RADIUS) + 1
+    looks = say(SEES[row.attends or row.front], side=side) if row.front else ""
+    attention = getattr(real, "attention", None)
+    middle = Step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks,
+                  "" if attention is None else count(attention), height=SLOT, present=adapts)  # fmt: skip
     kernel, towards = ("ridge regression: kernels", "towards learned ones")
     if row.front == "nothing":
         kernel, towards = "kernels, the same everywhere", "learned"
-    elif isinstance(real, KernelBank):
+    elif row.bank and not row.mixes:
+        towards = "towards one and {n} by weights"
+    elif real is not None and row.mixes:
         kernel, towards = "kernels: one, and {n} by weights", "learned"
-        counted = f"{count_parameters(real.look) + count_parameters(real.weigh):,}"
         middle = Step("weights", say("conv 3×3, GELU, 2 × conv 1×1: weights"), f"b R {at}, R = {row.bank}", SKY, looks,
-                      counted, height=SLOT)  # fmt: skip
+                      f"{_of_weights(real):,}", height=SLOT)  # fmt: skip
     steps = [
         Step("up", say("start, HR-MSI, and lr: LR-HSI"), bands, wide=True),
         step("learned", say("learned features"), f"b {row.features} h w", VERMILLION, "3 × conv 3×3, GELU", learned,
@@ -72,19 +78,24 @@ def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> No
         Step("low", say("blur, keep every r-th pixel"), "b k h/r w/r", SKY, present=adapts and row.front != "pixel"),
         middle,
         step("solve", say(kernel, n=row.bank), kernels if adapts else f"k s = {k}·{model.n_bands}", PURPLE,
-             say(towards), weights, height=SLOT),
+             say(towards, n=row.bank), weights, height=SLOT),
         step("apply", say("times detail of features" if row.front == "pixel" else "upsample, times detail of features"),
-             bands, ORANGE, say("+ the start" if row.bank else "+ upsampled lr"), height=SLOT),
+             bands, ORANGE, say("+ the start" if row.mixes else "+ upsampled lr"), height=SLOT),
         Step("body", say(BODIES[row.body]), bands, GREEN, number=_psrt(model), present=bool(row.body)),
         Step("out", say("sharp image"), bands, wide=True),
     ]  # fmt: skip
-    title = "(a) kernels mixed from a bank" if row.bank else "(a) kernels regressed on features"
+    title = "(a) kernels mixed from a bank" if row.mixes else "(a) kernels regressed on features"
     Panel(sheet, "a", say(title), left, right, steps)
 
 
-def _numbers(front: RegressedKernels) -> str:
-    """What a front learns beside features and weights: kernels to fall back on, a ridge where it regresses, a bank."""
-    return f"{sum(parameter.numel() for parameter in front.parameters(recurse=False)):,}"
+def _numbers(front: Front) -> str:
+    """What makes kernels: some to fall back on or to mix, a ridge, and the mixture's weights where it regresses."""
+    own = sum(parameter.numel() for parameter in front.parameters(recurse=False))
+    return f"{own + (_of_weights(front) if isinstance(front, RegressedKernels) and front.bank is not None else 0):,}"
+
+
+def _of_weights(front: Front) -> int:
+    return count_parameters(front.look) + count_parameters(front.weigh)
 
 
 def _psrt(model: PSRT) -> str:

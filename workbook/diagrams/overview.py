@@ -67,7 +67,7 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
         model = fresh_model(row, dim)
         size = f"R = {row.bank}" if row.bank else f"k = {2 * model.n_msi + row.features}"
-        fronted = f"{say(row.front)}\n{size}" if row.front else ""
+        fronted = f"{say(row.attends or row.front)}\n{size}" if row.front else ""
         texts = {"front": fronted, "shuffle": shuffled} | settings(row, dim, language)
         why = {"": say("no KA"), "identity": say("identity")}.get(row.kernels, "")
         why = {"": say("no body"), "residual": say("{n} plain\nblocks", n=row.blocks)}.get(row.body, why)

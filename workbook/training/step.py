@@ -25,7 +25,7 @@ from ka.errors import KAError
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, Start
 from ka.metrics import ssim
-from ka.models.adaptive import degraded
+from ka.models.adaptive.fields import degraded
 from ka.models.checkpoints import load_weights
 from ka.models.own.adapter import Model, OwnModel, find_network, own_model
 from ka.models.own.trial import try_out

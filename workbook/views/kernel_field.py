@@ -21,7 +21,7 @@ from ka.errors import KAError
 from ka.methods.injection import LocalInjection
 from ka.methods.local import local_kernels, with_roots
 from ka.methods.started import begun
-from ka.models.adaptive import RegressedKernels
+from ka.models.adaptive.front import Front
 from ka.models.psrt import PSRT
 from workbook.style import styled
 from workbook.views.draw import SIGNED, WIDTH, show_image
@@ -98,7 +98,7 @@ def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> Kern
 
 @torch.no_grad()
 def regressed(
-    model: PSRT, front: RegressedKernels, scene: Scene
+    model: PSRT, front: Front, scene: Scene
 ) -> tuple[Float[Tensor, "1 k h w"], Float[Tensor, "1 k n rows columns"]]:
     """Features and kernels that a model's front makes of a whole scene, loaded."""
     images = (begun(scene, model.start).up, scene.msi, scene.lr)
