@@ -88,6 +88,29 @@ def test_what_has_no_field_is_refused(scene: Scene) -> None:
         field.at(9999, 0)
 
 
+@pytest.mark.parametrize(("row", "col"), [(72, 8), (1, 2)])
+def test_what_counts_in_a_window_is_shown(scene: Scene, row: int, col: int) -> None:
+    """The weights with which the model itself averages, also at a border; nothing for a row that does not attend."""
+    model = model_of("kav26", scene)
+    field = kernel_field(model, scene)
+    window = field.counts(row, col)
+    assert window is not None
+    assert window.shape == (17, 17)
+    assert np.nansum(window) == pytest.approx(1, abs=1e-5)
+    assert np.isnan(window).any()  # 12 columns are fewer than 17
+    assert np.isnan(window).all(1).any() == (row < 8 * 4)
+    assert field.low is not None
+    assert field.attention is not None
+    low = torch.from_numpy(field.low)[None]
+    padded = torch.nn.functional.pad(low, (8, 8, 8, 8))[0, 0, row // 4 : row // 4 + 17, col // 4 : col // 4 + 17]
+    with torch.no_grad():
+        mean = field.attention(low, low[:, :1])[0, 0, row // 4, col // 4]
+    assert np.nansum(window * padded.numpy()) == pytest.approx(mean.item(), abs=1e-5)
+    titles = [axis.get_title() for axis in field_figure(field, row, col).axes]
+    assert "what counts for it" in titles
+    assert kernel_field(model_of("kav21", scene), scene).counts(row, col) is None
+
+
 @pytest.mark.parametrize("name", ["kav20", "kav23_window", "kav26"])
 def test_kernels_swapped(name: str, scene: Scene) -> None:
     """A model with its own kernels set is itself; with their mean, or another scene's, it is not."""

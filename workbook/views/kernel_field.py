@@ -4,7 +4,7 @@ A field holds a kernel for every low-resolution pixel, k features × bands: of a
 (`ka.models.adaptive`), or of local injection where that is what a model starts from.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,10 @@ from ka.errors import KAError
 from ka.methods.injection import LocalInjection
 from ka.methods.local import local_kernels, with_roots
 from ka.methods.started import begun
+from ka.models.adaptive.attention import WindowAttention
+from ka.models.adaptive.fields import degraded
 from ka.models.adaptive.front import Front
+from ka.models.adaptive.regressed import RegressedKernels
 from ka.models.psrt import PSRT
 from workbook.style import styled
 from workbook.views.draw import SIGNED, WIDTH, show_image
@@ -37,6 +40,8 @@ class KernelField:
     features: Float[np.ndarray, "k h w"]
     detail: Float[np.ndarray, "k h w"]  # what features have beyond the low resolution: the kernels weigh it
     labels: tuple[str, ...]  # of the features
+    attention: WindowAttention | None = None  # what weighs a window's pixels, where the model attends
+    low: Float[np.ndarray, "k rows columns"] | None = None  # what it looks at: features as the sensor sees them
 
     @cached_property
     def usual(self) -> Float[np.ndarray, "k 1"]:
@@ -59,10 +64,29 @@ class KernelField:
 
     def at(self, row: int, col: int) -> Float[np.ndarray, "k bands"]:
         """The kernel of the low-resolution pixel that holds a pixel; a `KAError` for one that is not there."""
+        return self.kernels[self.low_pixel(row, col)]
+
+    def low_pixel(self, row: int, col: int) -> tuple[int, int]:
+        """The low-resolution pixel that holds a pixel; a `KAError` for one that is not there."""
         for name, value, n in (("row", row, self.detail.shape[1]), ("col", col, self.detail.shape[2])):
             check_index(name, value, n)
         ratio = self.detail.shape[1] // self.kernels.shape[0]
-        return self.kernels[row // ratio, col // ratio]
+        return row // ratio, col // ratio
+
+    @torch.no_grad()
+    def counts(self, row: int, col: int) -> Float[np.ndarray, "side side"] | None:
+        """How much each pixel of the window counts for the kernel there, in all 1; NaN beyond the image's border."""
+        if self.attention is None or self.low is None:
+            return None
+        places, r = self.attention.places(torch.from_numpy(self.low)[None]), self.attention.radius
+        at = self.low_pixel(row, col)
+        around = [self.attention.around(i, 1, n) for i, n in zip(at, self.low.shape[1:], strict=True)]
+        asked, near = zip(*around, strict=True)
+        weights = self.attention.weights(places, asked, near)[0, 0]
+        window = np.full((2 * r + 1, 2 * r + 1), np.nan, dtype=np.float32)
+        rows, columns = (slice(part.start - i + r, part.stop - i + r) for part, i in zip(near, at, strict=True))
+        window[rows, columns] = weights.unflatten(0, [part.stop - part.start for part in near]).numpy()
+        return window
 
     def pull(self, row: int, col: int, common: bool = False) -> Float[np.ndarray, " bands"]:
         """What the kernel there adds to the spectrum of a pixel (or what the common one would)."""
@@ -82,12 +106,15 @@ def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> Kern
         seen, made = (tensor.detach().numpy() for tensor in regressed(model, front, scene))
         labels = (*names, *roots, *(f"learned {i + 1}" for i in range(model.row.features)))
         by_place, common = rearrange(made, "1 k n y x -> y x k n"), front.fallback.detach().numpy()
-        return _field(by_place, common, seen[0], front.degradation, labels)
+        field = _field(by_place, common, seen[0], front.degradation, labels)
+        attention = front.attention if isinstance(front, RegressedKernels) else None
+        low = None if attention is None else degraded(torch.from_numpy(seen), front.degradation)[0].numpy()
+        return replace(field, attention=attention, low=low)
     start = model.start
     if not isinstance(start, LocalInjection):
         raise KAError(
             f"{model.row.name} has no kernels that change from place to place: it regresses none, and starts from "
-            f"{start.name}; choose kav20 … kav23, or a model that starts from local injection"
+            f"{start.name}; choose kav20 … kav26, or a model that starts from local injection"
         )
     features = with_roots(scene.msi) if start.roots else scene.msi
     low = degrade(features, start.degradation)
@@ -125,13 +152,17 @@ def field_figure(
     """The image with a pixel marked, the field in colours, the kernel's pull there; below, the kernel and the common.
 
     Equal colours are equal kernels: the field's first three principal components as red, green and blue. Below, every
-    feature's weights are times its usual detail, so that large ones do much.
+    feature's weights are times its usual detail, so that large ones do much. A model that attends shows its window too.
     """
     figure = Figure(figsize=(WIDTH, 0.66 * WIDTH), layout="constrained")
     figure.suptitle(title)
-    grid = figure.add_gridspec(2, 6, height_ratios=(1.3, 1))
-    image, colours, pull = (figure.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3))
+    window = field.counts(row, col)
+    grid = figure.add_gridspec(2, 12, height_ratios=(1.3, 1))
+    n = 3 if window is None else 4
+    image, colours, pull, *more = (figure.add_subplot(grid[0, 12 // n * i : 12 // n * (i + 1)]) for i in range(n))
     _show_field(image, colours, field, row, col)
+    if window is not None:
+        _show_window(more[0], window)
     bands = np.arange(1, field.common.shape[1] + 1) if wavelengths is None else wavelengths
     along = "band" if wavelengths is None else "wavelength (nm)"
     for label, common in (("this kernel", False), ("the common one", True)):
@@ -141,7 +172,7 @@ def field_figure(
     here, common = field.at(row, col) * field.usual, field.common * field.usual
     largest = max(np.abs(here).max(), np.abs(common).max(), 1e-12)
     for i, (name, kernel) in enumerate({"this kernel": here, "the common one": common}.items()):
-        axis = figure.add_subplot(grid[1, 3 * i : 3 * i + 3])
+        axis = figure.add_subplot(grid[1, 6 * i : 6 * i + 6])
         shown = axis.imshow(
             kernel, cmap=SIGNED, vmin=-largest, vmax=largest, aspect="auto", extent=_extent(bands, kernel)
         )
@@ -162,6 +193,15 @@ def _show_field(image: Axes, colours: Axes, field: KernelField, row: int, col: i
     for axis in (image, colours):
         axis.plot(col + 0.5, row + 0.5, "+", color="white", markersize=11, markeredgewidth=2.4)
         axis.plot(col + 0.5, row + 0.5, "+", color="black", markersize=10, markeredgewidth=1)
+
+
+def _show_window(axis: Axes, window: Float[np.ndarray, "side side"]) -> None:
+    r = len(window) // 2
+    half = r + 0.5
+    shown = axis.imshow(window, cmap="magma", vmin=0, extent=(-half, half, half, -half))
+    axis.set(title="what counts for it", xlabel="pixels of the LR-HSI", xticks=(-r, 0, r), yticks=(-r, 0, r))
+    axis.grid(visible=False)
+    axis.figure.colorbar(shown, ax=axis, shrink=0.6)
 
 
 def _extent(

@@ -11,6 +11,7 @@ SIDE = 16  # low-resolution pixels that are asked for at a time, a side: scores 
 NEAR = 3.5  # standard deviation of nearness at first, in low-resolution pixels
 ALIKE = 0.1  # of likeness at first, in square roots of the HR-MSI's channels
 LIKENESS = 5  # dimensions of likeness beside the channels'
+Slices = tuple[slice, slice]
 
 
 class WindowAttention(nn.Module):
@@ -34,31 +35,41 @@ class WindowAttention(nn.Module):
         self, low: Float[Tensor, "b k rows columns"], values: Float[Tensor, "b c rows columns"]
     ) -> Float[Tensor, "b c rows columns"]:
         """The mean of `values` over the window of every pixel of `low`."""
-        likeness = low.new_zeros(1, low.shape[1]) if self.likeness is None else self.likeness
-        places = einsum(likeness, low, "g k, b k y x -> b g y x")
+        places = self.places(low)
         rows, columns = (range(0, n, SIDE) for n in low.shape[-2:])
         strips = (torch.cat([self.block(places, values, y, x) for x in columns], dim=3) for y in rows)
         return torch.cat(list(strips), dim=2)
 
+    def places(self, low: Float[Tensor, "b k rows columns"]) -> Float[Tensor, "b g rows columns"]:
+        """L f: like pixels are near each other here."""
+        likeness = low.new_zeros(1, low.shape[1]) if self.likeness is None else self.likeness
+        return einsum(likeness, low, "g k, b k y x -> b g y x")
+
     def block(
         self, places: Float[Tensor, "b g rows columns"], values: Float[Tensor, "b c rows columns"], y: int, x: int
     ) -> Float[Tensor, "b c height width"]:
-        """That of the block of pixels that begins at row y and column x, over all pixels in their windows."""
-        asked, near = zip(*map(self.around, (y, x), values.shape[-2:]), strict=True)
+        """The means of a block of pixels, that begins at row y and column x."""
+        around = [self.around(first, SIDE, n) for first, n in zip((y, x), values.shape[-2:], strict=True)]
+        asked, near = zip(*around, strict=True)
+        means = values[..., near[0], near[1]].flatten(2) @ self.weights(places, asked, near).mT
+        return rearrange(means, "b c (y x) -> b c y x", x=asked[1].stop - x)
+
+    def around(self, first: int, side: int, n: int) -> tuple[slice, slice]:
+        """Of n rows or columns `side` from `first` on, and those in the windows of their pixels."""
+        end = first + side
+        return slice(first, min(n, end)), slice(max(0, first - self.radius), min(n, end + self.radius))
+
+    def weights(
+        self, places: Float[Tensor, "b g rows columns"], asked: Slices, near: Slices
+    ) -> Float[Tensor, "b pixels others"]:
+        """How much every pixel of `near` counts for every pixel of `asked` (rows and columns); in all 1."""
         down, across = (numbers(i, places)[:, None] - numbers(j, places) for i, j in zip(asked, near, strict=True))
         grids = torch.broadcast_tensors(down[:, None, :, None], across[:, None, :])  # both asked, then both near
         apart = rearrange(torch.stack(grids), "t i j k l -> t (i j) (k l)")
         queries, keys = (places[..., rows, columns].flatten(2) for rows, columns in (asked, near))
         nearness = apart.square().sum(0) / (2 * torch.exp(2 * self.log_width))
         scores = queries.mT @ keys - keys.square().sum(1, keepdim=True) / 2 - nearness
-        weights = scores.masked_fill(apart.abs().amax(0) > self.radius, -math.inf).softmax(-1)
-        means = values[..., near[0], near[1]].flatten(2) @ weights.mT
-        return rearrange(means, "b c (y x) -> b c y x", y=len(down))
-
-    def around(self, first: int, n: int) -> tuple[slice, slice]:
-        """Of n pixels those of a block, and those in their windows."""
-        end = first + SIDE
-        return slice(first, min(n, end)), slice(max(0, first - self.radius), min(n, end + self.radius))
+        return scores.masked_fill(apart.abs().amax(0) > self.radius, -math.inf).softmax(-1)
 
 
 def numbers(pixels: slice, like: Tensor) -> Int[Tensor, " n"]:
