@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ka.data.scenes import Scene
 from ka.errors import KAError, is_whole
+from ka.methods.attention import ATTENDED
 from ka.methods.local import RADIUS
 from ka.methods.started import begun
-from ka.models.adaptive.regressed import ATTENDED
 from ka.models.own.adapter import Model, OwnRow
 from ka.models.psrt import N_BLOCKS, WINDOWS
 from ka.models.variants import Variant

@@ -20,6 +20,7 @@ from ka.files import user_path
 from ka.images import Image, Place, Stored, divisor, scaled
 from ka.inference import Network, trained_ratio
 from ka.methods import Method
+from ka.methods.attention import ATTENDED
 from ka.methods.injection import Bicubic, LocalInjection
 from ka.models.checkpoints import load_checkpoint
 from ka.models.own.adapter import Model, OwnModel
@@ -31,6 +32,7 @@ FOREIGN = 0.05
 """A pair is not of the sensors that a model knows if responded lr and degraded msi differ by more than this part."""
 
 UNTRAINED: Mapping[str, Callable[[Degradation], Method]] = {
+    "attentive injection": lambda degradation: LocalInjection(degradation, radius=ATTENDED, roots=True, attend=True),
     "local injection": lambda degradation: LocalInjection(degradation, radius=5, roots=True),
     "bicubic": lambda degradation: Bicubic(),
 }
@@ -119,7 +121,7 @@ def sharpen(
     Args:
         lr: the cube. Axes in the order "h w c" (c: bands) are found if only they fit, or said with `axes`.
         msi: the sharp image, registered to it, its sides whole multiples of lr's.
-        model: a method without training ("local injection", "bicubic"), a run folder or weights' file, a loaded model,
+        model: a method without training ("attentive injection", "local injection", "bicubic"), a run folder or weights' file, a loaded model,
             or any function from a `Scene` to the sharp image.
         axes: order of lr's axes, "c h w" or "h w c".
         msi_axes: order of msi's.

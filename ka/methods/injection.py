@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ka.data.scenes import BICUBIC, Scene, SceneSet
-from ka.data.simulate import Degradation
+from ka.data.simulate import Degradation, degrade
 from ka.errors import KAError
-from ka.methods.local import RADIUS, RIDGE, detail, local_injection, with_roots
+from ka.methods.local import RADIUS, RIDGE, detail, likeness, local_injection, local_kernels, with_roots
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,18 @@ class LocalInjection(_Fitted):
     radius: int = RADIUS
     ridge: float = RIDGE
     roots: bool = False
+    attend: bool = False
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene."""
-        given, parts = (scene.lr, scene.msi, self.degradation), ("matrix", "radius", "ridge", "roots")
+        given, parts = (scene.lr, scene.msi, self.degradation), ("matrix", "radius", "ridge", "roots", "attend")
         return torch.from_numpy(local_injection(*given, **{part: getattr(self, part) for part in parts}))
+
+    def kernels(self, scene: Scene) -> Float[np.ndarray, "rows columns m bands"]:
+        """The kernel of every low-resolution pixel of a loaded scene."""
+        low = degrade(with_roots(scene.msi) if self.roots else scene.msi, self.degradation)
+        places = likeness(scene.msi, self.degradation) if self.attend else None
+        return local_kernels(scene.lr, low, self.matrix, self.radius, self.ridge, places)
 
 
 def fit_matrix(scenes: SceneSet, roots: bool = False) -> Float[np.ndarray, "bands m"]:

@@ -114,7 +114,9 @@ def test_unclear_axes_are_asked_for() -> None:
 
 
 def test_a_model_that_is_not_there(scene: Scene, tmp_path: Path) -> None:
-    with pytest.raises(KAError, match="neither one of 'local injection', 'bicubic' nor a run folder"):
+    with pytest.raises(
+        KAError, match="neither one of 'attentive injection', 'local injection', 'bicubic' nor a run folder"
+    ):
         ka.sharpen(scene.lr, scene.msi, tmp_path / "none")
 
 

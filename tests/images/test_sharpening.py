@@ -56,12 +56,12 @@ def test_every_format_holds_the_same_result(pair: Path, ending: str, capsys: pyt
         assert image.place is not None
         assert image.place.transform[0] == 10  # a quarter of the cube's pixel
     told = capsys.readouterr().out
-    assert "local injection: PSNR" in told
+    assert "attentive injection: PSNR" in told
     assert f"{out}: 6×96×112 (bands, height, width)" in told
     assert not list(pair.glob(".*"))
 
 
-@pytest.mark.parametrize("method", ["local injection", "bicubic", "kav11"])
+@pytest.mark.parametrize("method", ["attentive injection", "local injection", "bicubic", "kav11"])
 def test_tiles_equal_one_pass(pair: Path, tmp_path: Path, method: str) -> None:
     images = files.Request(pair / "lr.tif", pair / "msi.png").pair()
     used = network() if method == "kav11" else UNTRAINED[method](Degradation())
@@ -143,7 +143,7 @@ def test_a_result_is_wiped_and_clicked(pair: Path) -> None:
     wipe.click({"dataX": 5 * wipe.zoom, "dataY": 90 * wipe.zoom})
     assert wipe.spectrum.value == png(seen.spectra((90, 5))) != spectrum
     assert [axis.get_title() for axis in seen.colours().axes] == ["truth", "LR-HSI", "bicubic", "sharpened"]
-    assert list(seen.sharpened.metrics["methods"]) == ["bicubic", "local injection"]
+    assert list(seen.sharpened.metrics["methods"]) == ["bicubic", "attentive injection"]
     assert seen.residuals().axes[0].get_title().startswith("bicubic\nspatial")
     unknown = view.View(files.sharpen_file(replace(request, truth=None)))
     assert [axis.get_title() for axis in unknown.colours().axes] == ["LR-HSI", "bicubic", "sharpened"]

@@ -8,8 +8,9 @@ import pytest
 
 import ka
 from ka.data import Degradation, Scene, bicubic, degrade, load, observe
+from ka.methods.attention import ATTENDED, NEAR
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, fit_matrix, start_from_dict
-from ka.methods.local import local_injection, local_kernels, with_roots
+from ka.methods.local import SHARE, likeness, local_injection, local_kernels, with_roots
 
 
 @pytest.fixture
@@ -55,13 +56,37 @@ def test_kernels_are_a_windows_ridge_regression() -> None:
     np.testing.assert_allclose(kernels[row, column], np.linalg.solve(square, cross), rtol=1e-10)
 
 
+def test_attention_weighs_a_windows_regression() -> None:
+    """By loops, in the middle and in a corner, where the window is what lies inside."""
+    scene = noise(h=96, w=80)
+    low, radius, ridge, matrix = degrade(scene.msi, Degradation()), 3, 1e-3, np.full((5, 2), 0.5)
+    places = likeness(scene.msi, Degradation())
+    kernels = local_kernels(scene.lr, low, matrix, radius, ridge, places)
+    padded = np.pad(np.concatenate([low, scene.lr], dtype=np.float64), ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    for row, column in ((12, 10), (0, 19)):
+        square, cross, total = np.zeros((2, 2)), np.zeros((2, 5)), 0.0
+        for i in range(max(0, row - radius), min(24, row + radius + 1)):
+            for j in range(max(0, column - radius), min(20, column + radius + 1)):
+                apart = (places[0, :, i, j] - places[0, :, row, column]).square().sum().item()
+                weight = np.exp(-((i - row) ** 2 + (j - column) ** 2) / (2 * NEAR**2) - apart / 2)
+                high = padded[:, i + 1, j + 1] - padded[:, i : i + 3, j : j + 3].mean((1, 2))
+                square += weight * np.outer(high[:2], high[:2])
+                cross += weight * np.outer(high[:2], high[2:])
+                total += weight
+        square, cross = square / total, cross / total
+        held = ridge + SHARE * np.trace(square)
+        expected = np.linalg.solve(square + held * np.eye(2), cross + held * matrix.T)
+        np.testing.assert_allclose(kernels[row, column], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("bands", "channels", "h", "w", "ratio"), [(1, 1, 4, 4, 4), (7, 4, 8, 24, 8), (3, 6, 6, 9, 3)])
 def test_any_bands_channels_and_sizes(bands: int, channels: int, h: int, w: int, ratio: int) -> None:
     scene = noise(bands, channels, h, w, ratio)
-    sharp = local_injection(scene.lr, scene.msi, Degradation(ratio))
-    assert sharp.shape == scene.gt.shape
-    assert sharp.dtype == np.float32
-    assert np.isfinite(sharp).all()
+    for attend in (False, True):
+        sharp = local_injection(scene.lr, scene.msi, Degradation(ratio), attend=attend)
+        assert sharp.shape == scene.gt.shape
+        assert sharp.dtype == np.float32
+        assert np.isfinite(sharp).all()
 
 
 def test_what_has_no_detail_is_upsampled() -> None:
@@ -73,6 +98,8 @@ def test_what_has_no_detail_is_upsampled() -> None:
     dead = scene.msi.copy()
     dead[0] = 0
     assert np.isfinite(local_injection(scene.lr, dead)).all()
+    assert np.isfinite(local_injection(scene.lr, dead, attend=True)).all()
+    np.testing.assert_allclose(local_injection(scene.lr, flat, attend=True), bicubic(scene.lr, 4), atol=1e-5)
 
 
 def test_roots_are_further_channels() -> None:
@@ -96,12 +123,14 @@ def test_it_is_better_than_one_matrix_and_better_with_it() -> None:
     linear = LinearInjection.fit(train)
     local, alone = LocalInjection(test.degradation, linear.matrix), LocalInjection(test.degradation)
     curved = LocalInjection(test.degradation, fit_matrix(train, roots=True), roots=True)
-    psnr = [ka.evaluate(method, test, ["psnr"]).mean("psnr") for method in (Bicubic(), linear, local, curved, alone)]
-    assert psnr[0] + 5 < psnr[1] < psnr[2] < psnr[3]
-    assert psnr[4] > psnr[1]
+    attentive = replace(curved, radius=ATTENDED, attend=True)
+    methods = (Bicubic(), linear, local, curved, attentive, alone)
+    psnr = [ka.evaluate(method, test, ["psnr"]).mean("psnr") for method in methods]
+    assert psnr[0] + 5 < psnr[1] < psnr[2] < psnr[3] < psnr[4]
+    assert psnr[5] > psnr[1]
 
 
-@pytest.mark.parametrize("kind", ["bicubic", "linear", "local", "alone"])
+@pytest.mark.parametrize("kind", ["bicubic", "linear", "local", "alone", "attentive"])
 def test_a_start_is_described_by_plain_values(kind: str) -> None:
     degradation, matrix = Degradation(4, 5, 1.5), np.random.default_rng(0).random((5, 2))
     starts: dict[str, Start] = {
@@ -109,6 +138,7 @@ def test_a_start_is_described_by_plain_values(kind: str) -> None:
         "linear": LinearInjection(degradation, matrix),
         "local": LocalInjection(degradation, matrix, 3, 1e-4),
         "alone": LocalInjection(degradation, roots=True),
+        "attentive": LocalInjection(degradation, attend=True),
     }
     start, scene = starts[kind], noise()
     again = start_from_dict(start.to_dict())

@@ -112,9 +112,10 @@ def test_a_pixels_field_is_the_sensors_mean() -> None:
 
 @pytest.mark.parametrize("alike", [True, False])
 @torch.no_grad()
-def test_attention_is_its_plain_form(alike: bool) -> None:
+def test_attention_is_its_plain_form(alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A softmax over the window of each pixel, written as it is said, where blocks end within the image and not."""
-    attention = WindowAttention(M, 14, 3, alike).double()
+    monkeypatch.setattr(WindowAttention, "radius", 3)
+    attention = WindowAttention(M, 14, alike).double()
     low, values = torch.rand(2, 14, 19, 34, dtype=torch.float64), torch.rand(2, 5, 19, 34, dtype=torch.float64)
     means, width = attention(low, values), attention.log_width.exp()
     for sample, y, x in ((0, 0, 0), (0, 15, 16), (1, 18, 33), (1, 16, 15), (1, 9, 30)):

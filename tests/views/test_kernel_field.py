@@ -10,6 +10,7 @@ import ka
 from ka import data
 from ka.data import Scene
 from ka.data.simulate import Degradation
+from ka.methods.attention import ATTENDED, attended
 from ka.methods.injection import LocalInjection
 from ka.models.adaptive.bank import KernelBank
 from ka.models.adaptive.fields import apply_kernels, upsample
@@ -99,16 +100,21 @@ def test_what_counts_in_a_window_is_shown(scene: Scene, row: int, col: int) -> N
     assert np.nansum(window) == pytest.approx(1, abs=1e-5)
     assert np.isnan(window).any()  # 12 columns are fewer than 17
     assert np.isnan(window).all(1).any() == (row < 8 * 4)
-    assert field.low is not None
     assert field.attention is not None
-    low = torch.from_numpy(field.low)[None]
-    padded = torch.nn.functional.pad(low, (8, 8, 8, 8))[0, 0, row // 4 : row // 4 + 17, col // 4 : col // 4 + 17]
-    with torch.no_grad():
-        mean = field.attention(low, low[:, :1])[0, 0, row // 4, col // 4]
+    places, radius, width = field.attention
+    padded = torch.nn.functional.pad(places, (8, 8, 8, 8))[0, 0, row // 4 : row // 4 + 17, col // 4 : col // 4 + 17]
+    mean = attended(places, places[:, :1], radius, width)[0, 0, row // 4, col // 4]
     assert np.nansum(window * padded.numpy()) == pytest.approx(mean.item(), abs=1e-5)
     titles = [axis.get_title() for axis in field_figure(field, row, col).axes]
     assert "what counts for it" in titles
     assert kernel_field(model_of("kav21", scene), scene).counts(row, col) is None
+    model = model_of("kav11", scene)
+    model.start = LocalInjection(Degradation(), radius=ATTENDED, roots=True, attend=True)
+    started = kernel_field(model, scene)
+    assert np.abs(applied(started, scene) - model.start(scene).numpy()).max() < 1e-5
+    of_start = started.counts(row, col)
+    assert of_start is not None
+    assert np.nansum(of_start) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["kav20", "kav23_window", "kav26"])

@@ -4,9 +4,10 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from ka.methods.attention import ATTENDED
 from ka.methods.local import RADIUS
 from ka.models.adaptive.front import Front
-from ka.models.adaptive.regressed import ATTENDED, RegressedKernels
+from ka.models.adaptive.regressed import RegressedKernels
 from ka.models.counts import count_parameters
 from ka.models.psrt import PSRT
 from ka.models.variants import Variant

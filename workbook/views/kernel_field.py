@@ -18,10 +18,10 @@ from torch import Tensor
 from ka.data import Scene
 from ka.data.simulate import Degradation, bicubic, degrade
 from ka.errors import KAError
+from ka.methods.attention import NEAR, around, window_weights
 from ka.methods.injection import LocalInjection
-from ka.methods.local import local_kernels, with_roots
+from ka.methods.local import likeness, with_roots
 from ka.methods.started import begun
-from ka.models.adaptive.attention import WindowAttention
 from ka.models.adaptive.fields import degraded
 from ka.models.adaptive.front import Front
 from ka.models.adaptive.regressed import RegressedKernels
@@ -29,6 +29,9 @@ from ka.models.psrt import PSRT
 from workbook.style import styled
 from workbook.views.draw import SIGNED, WIDTH, show_image
 from workbook.views.trace import check_index
+
+Attention = tuple[Float[Tensor, "1 g rows columns"], int, Float[Tensor, ""]]
+"""Where pixels stand in likeness, a window's radius, and the standard deviation of nearness: `ka.methods.attention`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +43,7 @@ class KernelField:
     features: Float[np.ndarray, "k h w"]
     detail: Float[np.ndarray, "k h w"]  # what features have beyond the low resolution: the kernels weigh it
     labels: tuple[str, ...]  # of the features
-    attention: WindowAttention | None = None  # what weighs a window's pixels, where the model attends
-    low: Float[np.ndarray, "k rows columns"] | None = None  # what it looks at: features as the sensor sees them
+    attention: Attention | None = None  # what weighs a window's pixels, where these do not all count alike
 
     @cached_property
     def usual(self) -> Float[np.ndarray, "k 1"]:
@@ -73,16 +75,16 @@ class KernelField:
         ratio = self.detail.shape[1] // self.kernels.shape[0]
         return row // ratio, col // ratio
 
-    @torch.no_grad()
     def counts(self, row: int, col: int) -> Float[np.ndarray, "side side"] | None:
-        """How much each pixel of the window counts for the kernel there, in all 1; NaN beyond the image's border."""
-        if self.attention is None or self.low is None:
+        """How much each pixel of the window counts for the kernel there, in all 1; NaN beyond the image's border. None
+        where all of a window count alike.
+        """
+        if self.attention is None:
             return None
-        places, r = self.attention.places(torch.from_numpy(self.low)[None]), self.attention.radius
+        places, r, width = self.attention
         at = self.low_pixel(row, col)
-        around = [self.attention.around(i, 1, n) for i, n in zip(at, self.low.shape[1:], strict=True)]
-        asked, near = zip(*around, strict=True)
-        weights = self.attention.weights(places, asked, near)[0, 0]
+        asked, near = around(at, 1, r, places)
+        weights = window_weights(places, asked, near, r, width)[0, 0]
         window = np.full((2 * r + 1, 2 * r + 1), np.nan, dtype=np.float32)
         rows, columns = (slice(part.start - i + r, part.stop - i + r) for part, i in zip(near, at, strict=True))
         window[rows, columns] = weights.unflatten(0, [part.stop - part.start for part in near]).numpy()
@@ -108,19 +110,22 @@ def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> Kern
         by_place, common = rearrange(made, "1 k n y x -> y x k n"), front.fallback.detach().numpy()
         field = _field(by_place, common, seen[0], front.degradation, labels)
         attention = front.attention if isinstance(front, RegressedKernels) else None
-        low = None if attention is None else degraded(torch.from_numpy(seen), front.degradation)[0].numpy()
-        return replace(field, attention=attention, low=low)
+        if attention is None:
+            return field
+        places = attention.places(degraded(torch.from_numpy(seen), front.degradation))
+        return replace(field, attention=(places.detach(), attention.radius, attention.width.detach()))
     start = model.start
     if not isinstance(start, LocalInjection):
         raise KAError(
             f"{model.row.name} has no kernels that change from place to place: it regresses none, and starts from "
             f"{start.name}; choose kav20 … kav26, or a model that starts from local injection"
         )
-    features = with_roots(scene.msi) if start.roots else scene.msi
-    low = degrade(features, start.degradation)
-    kernels = local_kernels(scene.lr, low, start.matrix, start.radius, start.ridge)
+    features, kernels = with_roots(scene.msi) if start.roots else scene.msi, start.kernels(scene)
     common = kernels.mean((0, 1)) if start.matrix is None else np.transpose(start.matrix)
-    return _field(kernels, common, features, start.degradation, names + roots if start.roots else names)
+    field = _field(kernels, common, features, start.degradation, names + roots if start.roots else names)
+    if not start.attend:
+        return field
+    return replace(field, attention=(likeness(scene.msi, start.degradation), start.radius, torch.tensor(NEAR)))
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ from ka.models.variants import Variant
 # Ridge beside a learned one, in parts of a feature's own energy in the window: of channels, roots, learned features. At
 # an edge all features say the same; the channels, in which mixed pixels are linear, shall then explain it.
 SHRINK = (0.01, 0.02, 1.0)
-ATTENDED = 2 * RADIUS  # half the side of a window that is attended to, whose pixels fade
 
 
 class RegressedKernels(Front):
@@ -37,7 +36,7 @@ class RegressedKernels(Front):
         k, counts = len(self.fallback), (n_msi, n_msi, row.features)
         self.shares = [share for share, n in zip(SHRINK, counts, strict=True) for _ in range(n)]
         self.log_ridge = nn.Parameter(torch.full((k,), -11.0)) if row.front != "nothing" else None
-        self.attention = WindowAttention(n_msi, k, ATTENDED, row.attends == "alike") if row.attends else None
+        self.attention = WindowAttention(n_msi, k, row.attends == "alike") if row.attends else None
 
     def begin(self, degradation: Degradation, matrix: "Float[np.ndarray, 'bands m'] | None" = None) -> None:
         """What made `lr`, and a fitted matrix of the HR-MSI's channels (and their roots) to fall back on at first."""
