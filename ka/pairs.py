@@ -121,8 +121,8 @@ def sharpen(
     Args:
         lr: the cube. Axes in the order "h w c" (c: bands) are found if only they fit, or said with `axes`.
         msi: the sharp image, registered to it, its sides whole multiples of lr's.
-        model: a method without training ("attentive injection", "local injection", "bicubic"), a run folder or weights' file, a loaded model,
-            or any function from a `Scene` to the sharp image.
+        model: a method without training ("attentive injection", "local injection", "bicubic"), a run folder or weights'
+            file, a loaded model, or any function from a `Scene` to the sharp image.
         axes: order of lr's axes, "c h w" or "h w c".
         msi_axes: order of msi's.
         max: what stands for full reflectance in lr.

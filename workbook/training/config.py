@@ -185,8 +185,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "dataset": "cave", **LOCAL, "radius": 5, "patch": 96, "margin": 8, "stride": 16, "batch": 2, "iterations": 400,
         "warmup": 50, "clip": 1.0, "eval_every": 100, "eval_size": 256, "seed": 10,
     },
-    # The best small model (88 thousand weights), minutes on one core: all 20 training scenes (so nothing to validate on:
-    # the last weights count, the average is measured).
+    # The best small model (88 thousand weights), minutes on one core: all 20 training scenes (so nothing to validate
+    # on: the last weights count, the average is measured).
     "best": {
         "dataset": "cave", **LOCAL, "radius": 5, "variant": "kav26_wide", "patch": 96, "margin": 8, "stride": 16,
         "batch": 2, "iterations": 800, "warmup": 50, "clip": 1.0, "hold_out": False, "eval_every": 200, "seed": 10,
