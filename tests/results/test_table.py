@@ -19,6 +19,7 @@ from workbook.results import report, result_figures, speed
 from workbook.results import stored as results
 from workbook.results import table as tables
 from workbook.results.compare import Fit, judge
+from workbook.results.stored import UNTRAINED
 from workbook.results.study import REPORTED, printed_for
 from workbook.results.table import Row, Stat, Table
 from workbook.style import png
@@ -162,9 +163,9 @@ def test_every_variant_has_a_row_and_none_an_invented_number(fake: Fake, tmp_pat
     fake("kav11")
     for found in (results.from_runs(tmp_path / "runs"), []):
         table = tables.table(found, measurement=COSTS)
-        assert [row.name for row in table.rows] == ["bicubic", "linear injection", "local injection", *VARIANTS]
+        assert [row.name for row in table.rows] == [*UNTRAINED, *VARIANTS]
         run = [row.name for row in table.rows if row.stats]
-        assert run == (["bicubic", "linear injection", "local injection", "kav11"] if found else [])
+        assert run == ([*UNTRAINED, "kav11"] if found else [])
         text = re.sub(" +", " ", report.to_markdown(table))
         missing = re.findall(r"^\| \S+( injection)? \| – \| not run \| – \| – \|", text, re.M)
         assert len(missing) == len(table.rows) - len(run)
@@ -273,4 +274,4 @@ def test_what_is_committed_can_be_read() -> None:
 def test_ranked_rows_begin_with_the_best(fake: Fake, tmp_path: Path) -> None:
     names = [row.name for row in tables.ranked(measured(fake, tmp_path, psrt=(0,), kav11=(2,), kav3=(1,))).rows]
     assert names[:3] == ["kav11", "kav3", "psrt"]
-    assert set(names[3:]) == {"bicubic", "linear injection", "local injection"}
+    assert set(names[3:]) == set(UNTRAINED)

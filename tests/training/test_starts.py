@@ -122,13 +122,13 @@ def test_methods_without_training_are_measured_once_for_a_folder(
     whole = finish.evaluate
     monkeypatch.setattr(finish, "evaluate", lambda method, scenes: measured.append(method) or whole(method, scenes))
     first = run("a")
-    assert len(measured) == 4
+    assert len(measured) == 5
     assert run("b", seed=1) | {"best": 0, "last": 0} == first | {"best": 0, "last": 0}
-    assert len(measured) == 5  # the network alone
+    assert len(measured) == 6  # the network alone
     run("c", radius=2)
-    assert len(measured) == 7  # and local injection, which is another one
+    assert len(measured) == 8  # and local injection, which is another one
     (kept,) = {path.parent for path in tmp_path.rglob(".untrained/*.json")}
     for path in kept.iterdir():
         path.write_text("{half")
     run("d", seed=2)
-    assert len(measured) == 11
+    assert len(measured) == 13

@@ -18,6 +18,7 @@ import ka
 from ka.errors import KAError
 from ka.evaluation import evaluate
 from ka.inference import Network
+from workbook.results.stored import UNTRAINED
 from workbook.training import finish
 from workbook.training import step as stepping
 from workbook.training import train as training
@@ -44,6 +45,7 @@ def test_a_run_folder_holds_everything(finished: Path, smoke: Smoke) -> None:
         "bicubic",
         "linear injection",
         "local injection",
+        "attentive injection",
         "best",
         metrics["best"]["weights"],
     ]
@@ -266,7 +268,7 @@ def test_pictures_of_every_method(finished: Path, smoke: Smoke) -> None:
     scenes = load_data(smoke(finished))
     scene = scenes.test[0].load()
     images = finish.images(Run(finished), scenes, scene)
-    assert list(images) == ["bicubic", "linear injection", "local injection", "kav11"]
+    assert list(images) == [*UNTRAINED, "kav11"]
     assert (images["bicubic"] == scene.up).all()
     assert (images["linear injection"] == scenes.untrained["linear injection"](scene).numpy()).all()
     assert {image.shape for image in images.values()} == {(4, 32, 32)}

@@ -88,9 +88,10 @@ def table(
     compared = [name for name in runs if name != baseline and runs[name] and runs[baseline]]
     changes = differences([{name: 1, baseline: -1} for name in compared], values, seeds)
     to_baseline = dict(zip(compared, changes, strict=True))
-    first = [result.methods for result in results[:1]]
-    untrained = {name: _values([methods[name] for methods in first if name in methods], scenes) for name in UNTRAINED}
-    rows = [Row(name, stats=_stats(metrics)) for name, metrics in untrained.items()]
+    rows = []
+    for name in UNTRAINED:
+        evaluations = [result.methods[name] for result in results if name in result.methods]
+        rows.append(Row(name, stats=_stats(_values(evaluations[:1], scenes))))
     for name, of_variant in runs.items():
         here = of_variant[0].record.parameters.live if of_variant else None
         seconds = float(np.mean([result.record.seconds for result in of_variant])) if of_variant else None

@@ -16,7 +16,7 @@ from ka.errors import KAError
 from ka.evaluation import evaluate
 from ka.files import write_json
 from ka.inference import Network
-from ka.methods import Method, consistency, injection, local
+from ka.methods import Method, attention, consistency, injection, local
 from ka.models.counts import parameters_of
 from workbook.training.devices import forget_peak, peak_bytes
 from workbook.training.run import Run
@@ -74,7 +74,7 @@ def _untrained(run: Run, scenes: Data) -> dict[str, Any]:
     """
     if run.path.parent.name != "runs":
         return {name: evaluate(method, scenes.test).to_dict() for name, method in scenes.untrained.items()}
-    code = [inspect.getsource(module) for module in (consistency, injection, local, simulate, evaluation, metrics)]
+    code = [inspect.getsource(module) for module in (attention, consistency, injection, local, simulate, evaluation, metrics)]
     digest, evaluations = hashlib.sha256("".join(code).encode()), {}
     for name, method in scenes.untrained.items():
         values = json.dumps([scenes.test_digest, method.to_dict()], sort_keys=True)  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from ka.data.own.files import Reading
 from ka.errors import KAError
 from ka.files import user_path
 from ka.methods import Method
+from ka.methods.attention import ATTENDED
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, fit_matrix
 from ka.methods.started import started
@@ -35,7 +36,9 @@ class Data:
         linear, config = LinearInjection.fit(self.train), self.config
         matrix = fit_matrix(self.train, roots=True) if config.roots else linear.matrix
         local = LocalInjection(linear.degradation, matrix, config.radius, config.ridge, config.roots)
-        return {"bicubic": Bicubic(), "linear injection": linear, "local injection": local}
+        attentive = replace(local, radius=ATTENDED, attend=True)
+        methods: dict[str, Method] = {"bicubic": Bicubic(), "linear injection": linear}
+        return methods | {"local injection": local, "attentive injection": attentive}
 
     @cached_property
     def start(self) -> Start:
