@@ -21,7 +21,6 @@ from ka.errors import KAError, is_whole
 from ka.methods.attention import ALIKE, ATTENDED, NEAR, attended
 
 RADIUS, RIDGE = 4, 1e-5  # chosen on training scenes of CAVE, in [0, 1]
-SHARE = 0.01  # further ridge where windows are attended to, in parts of their energy; chosen likewise
 DARK = 1e-4  # added under the root, which would rise without bound at zero
 
 
@@ -61,8 +60,8 @@ def local_injection(
             where it attends.
         ridge: weight of `matrix` against the window, in squared units of the images.
         roots: take the channels' square roots as further channels; `matrix` is for twice as many then.
-        attend: let the pixels of a window count by how near and how like its centre they are (`ka.methods.attention`),
-            and add a ridge of 1 % of the window's energy: better, three times as slow.
+        attend: let the pixels of a window count by how near and how like its centre they are (`ka.methods.attention`):
+            better, twice as slow.
 
     Raises:
         KAError: images that do not fit together, hold NaN, or values outside the ranges above.
@@ -89,7 +88,7 @@ def local_kernels(
 
     C = mean(m' m'ᵀ) and X = mean(m' h'ᵀ) over the window of p, of what is left of the degraded HR-MSI (m') and of `lr`
     (h') without their 3×3 means. Borders are mirrored. A flat window gives `matrix`. With `places` (see
-    `ka.methods.attention`) means are an attention's, and `SHARE` of C's trace is added to the ridge.
+    `ka.methods.attention`) means are an attention's.
 
     Raises:
         KAError: a radius or a ridge that is not positive; a matrix of another shape.
@@ -108,8 +107,7 @@ def local_kernels(
     flat = products.reshape(*high.shape[:2], -1)
     means = (_box_mean(flat, radius) if places is None else _attended(flat, places, radius)).reshape(products.shape)
     squares, crosses = means[..., :n], means[..., n:]
-    shared = 0.0 if places is None else SHARE * np.einsum("...ii", squares)[..., None, None]
-    return np.linalg.solve(squares + (ridge + shared) * np.eye(n), crosses + (ridge + shared) * np.transpose(matrix))
+    return np.linalg.solve(squares + ridge * np.eye(n), crosses + ridge * np.transpose(matrix))
 
 
 def likeness(msi: Float[np.ndarray, "m h w"], degradation: Degradation) -> Float[Tensor, "1 g rows columns"]:

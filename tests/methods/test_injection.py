@@ -10,7 +10,7 @@ import ka
 from ka.data import Degradation, Scene, bicubic, degrade, load, observe
 from ka.methods.attention import ATTENDED, NEAR
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, fit_matrix, start_from_dict
-from ka.methods.local import SHARE, likeness, local_injection, local_kernels, with_roots
+from ka.methods.local import likeness, local_injection, local_kernels, with_roots
 
 
 @pytest.fixture
@@ -74,8 +74,7 @@ def test_attention_weighs_a_windows_regression() -> None:
                 cross += weight * np.outer(high[:2], high[2:])
                 total += weight
         square, cross = square / total, cross / total
-        held = ridge + SHARE * np.trace(square)
-        expected = np.linalg.solve(square + held * np.eye(2), cross + held * matrix.T)
+        expected = np.linalg.solve(square + ridge * np.eye(2), cross + ridge * matrix.T)
         np.testing.assert_allclose(kernels[row, column], expected, rtol=1e-6)
 
 

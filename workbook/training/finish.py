@@ -74,7 +74,8 @@ def _untrained(run: Run, scenes: Data) -> dict[str, Any]:
     """
     if run.path.parent.name != "runs":
         return {name: evaluate(method, scenes.test).to_dict() for name, method in scenes.untrained.items()}
-    code = [inspect.getsource(module) for module in (attention, consistency, injection, local, simulate, evaluation, metrics)]
+    modules = (attention, consistency, injection, local, simulate, evaluation, metrics)
+    code = [inspect.getsource(module) for module in modules]
     digest, evaluations = hashlib.sha256("".join(code).encode()), {}
     for name, method in scenes.untrained.items():
         values = json.dumps([scenes.test_digest, method.to_dict()], sort_keys=True)  # type: ignore[attr-defined]
