@@ -15,7 +15,7 @@ from torch import Tensor
 ATTENDED = 8  # half the side of a window
 NEAR = 3.5  # standard deviation σ of nearness, in low-resolution pixels; chosen on training scenes of CAVE, as
 ALIKE = 0.1  # that of likeness, in square roots of the HR-MSI's channels
-SIDE = 16  # low-resolution pixels that are asked for at a time, a side: weights of a whole scene would fill gigabytes
+SIDE = 8  # low-resolution pixels that are asked for at a time, a side: weights of a whole scene would fill gigabytes
 Slices = tuple[slice, slice]
 """Rows and columns."""
 

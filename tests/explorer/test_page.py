@@ -141,7 +141,7 @@ def test_messages_name_what_the_menu_offers(catalog: Catalog) -> None:
 
 
 def test_nothing_of_another_model_stays_where_a_model_has_no_image(catalog: Catalog, tmp_path: Path) -> None:
-    cave = shipped()["kav20_wide"]
+    cave = shipped()["kav26_wide"]
     explorer = TABS["Attention"](Catalog({**catalog.models, "cave": cave}, catalog.images), {})
     assert explorer.scene.value  # type: ignore[attr-defined]
     explorer.controls["model"].value = "cave"

@@ -18,7 +18,7 @@ from workbook.style import COLUMN, narrow, styled
 COLOURS = {"better": "C0", "worse": "C1", "open": "0.45"}
 LABELLED = (
     *("psrt", "psrt_noshuffle", "kav6", "kav11", "kav11_no_ln", "kav17", "conv3x3"),
-    *("kav20", "kav20_image", "kav20_fixed", "residual", "kav21"),
+    *("kav20", "kav20_image", "residual", "kav21", "kav26"),
 )
 """Rows that quality_against_cost names; the others are light."""
 
