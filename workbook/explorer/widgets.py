@@ -224,7 +224,8 @@ class FieldExplorer(PixelExplorer):
     pictures: ClassVar = {
         "kernel field": View(
             _field,
-            "Where colours are equal, kernels are; beside it, what the kernel at the cross adds to the spectrum there.",
+            "Where colours are equal, kernels are; beside it, what the kernel at the cross adds to the spectrum there"
+            " (and, of a model that attends, what counts in its window).",
             {"row", "col"},
             _adapts,
             "kernels that change from place to place",

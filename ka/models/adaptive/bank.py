@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,9 +32,8 @@ class KernelBank(Front):
             detail = features - upsample(low, self.degradation.ratio)
             if self.sees != "pixel":
                 return apply_kernels(self.kernels(low, lr), detail, up)
-            mixed = rearrange(
-                self.weights(self.seen(features))[:, :, None] * detail[:, None], "b r k h w -> b (r k) h w"
-            )
+            weights = self.weights(self.seen(features))
+            mixed = rearrange(weights[:, :, None] * detail[:, None], "b r k h w -> b (r k) h w")
             matrices = rearrange(torch.cat([self.fallback[None], self.bank]), "r k n -> n (r k) 1 1")
             return up + F.conv2d(torch.cat([detail, mixed], dim=1), matrices)
 
@@ -55,14 +54,13 @@ class KernelBank(Front):
         """The kernel of every low-resolution pixel; of its pixels the mean, as the sensor takes it."""
         if self.sees != "pixel":
             return super().field(features, lr)
-        weights = degraded(self.weights(self.seen(features)), self.degradation)
-        return self.fallback[:, :, None, None] + einsum(weights, self.bank, "b r y x, r k n -> b k n y x")
+        return self.mixed(degraded(self.weights(self.seen(features)), self.degradation))
 
     def kernels(
         self, low: Float[Tensor, "b k rows columns"], lr: Float[Tensor, "b n rows columns"]
     ) -> Float[Tensor, "b k n rows columns"]:
         """The kernel of every low-resolution pixel, where weights are not those of pixels."""
-        return self.mixed(self.seen(low))
+        return self.mixed(self.weights(self.seen(low)))
 
 
 def _like_parts(n: int, parts: int, x: Tensor) -> Float[Tensor, "n n"]:

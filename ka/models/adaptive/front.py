@@ -62,14 +62,12 @@ class Front(nn.Module):
         """The kernel of every low-resolution pixel, of features as the sensor sees them."""
         raise NotImplementedError
 
-    def mixed(self, seen: Float[Tensor, "b hidden y x"]) -> Float[Tensor, "b k n y x"]:
-        """fallback + Σ_r a_r · bank_r, with weights a of what was looked at; the fallback alone without a bank."""
-        fallback = self.fallback[:, :, None, None]
-        if self.bank is None:
-            return fallback[None]
-        return fallback + einsum(self.weights(seen), self.bank, "b r y x, r k n -> b k n y x")
-
     def weights(self, seen: Float[Tensor, "b hidden y x"]) -> Float[Tensor, "b r y x"]:
-        """How much of each kernel of the bank."""
+        """How much of each kernel of the bank, of what was looked at."""
         weights = self.weigh(seen)
         return weights * torch.rsqrt(weights.square().mean(1, keepdim=True) + FLOOR)
+
+    def mixed(self, weights: Float[Tensor, "b r y x"]) -> Float[Tensor, "b k n y x"]:
+        """fallback + Σ_r weights_r · bank_r; a front without a bank has none to mix."""
+        assert self.bank is not None
+        return self.fallback[:, :, None, None] + einsum(weights, self.bank, "b r y x, r k n -> b k n y x")

@@ -70,8 +70,10 @@ class RegressedKernels(Front):
         squares, crosses = means[..., :k], means[..., k:]
         shrink = torch.tensor(self.shares, dtype=squares.dtype, device=squares.device)
         ridge = FLOOR + self.log_ridge.double().exp() + shrink * squares.diagonal(dim1=-2, dim2=-1)
-        seen = low if self.bank is None else self.look(4 * low)  # about as large as GELU bends
-        fallback = rearrange(self.mixed(seen), "b k n y x -> b y x k n")
+        fallback: Tensor = self.fallback
+        if self.bank is not None:
+            weights = self.weights(self.look(4 * low))  # about as large as GELU bends
+            fallback = rearrange(self.mixed(weights), "b k n y x -> b y x k n")
         towards = crosses + ridge[..., None] * fallback.double()
         solved = torch.linalg.solve(squares + torch.diag_embed(ridge), towards)
         return rearrange(solved, "b y x i j -> b i j y x").to(lr.dtype)
