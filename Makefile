@@ -56,7 +56,7 @@ SWEEP = $(BIN)/python -m workbook.sweeps $(if $(filter sweep,$@),$(PRESET),$@) -
 record: $(READY) ## train every row on CAVE, or go on (wants a GPU): make record DATA=/path [OUT=runs/record] [JOBS=2] [ARGS=…]
 	$(SWEEP) $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
-laptop: $(READY) ## the same without a GPU, small, some 6 minutes a row: make laptop DATA=/path [OUT=runs/laptop]
+laptop: $(READY) ## the same without a GPU, small, some 4 minutes a row: make laptop DATA=/path [OUT=runs/laptop]
 	$(SWEEP) $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
 sweep: OUT = runs/sweep-$(PRESET)

@@ -33,6 +33,9 @@ FEW = ("local injection", "conv3x3", "residual", "kav20_image", "kav20", "kav21"
 ANSWERING = "laptop-bicubic"
 """The protocol whose answers are told where none is named: the one in which every row was run."""
 
+FOOTINGS = ("laptop-bicubic", "laptop", "laptop-2000")
+"""Protocols whose answers stand side by side: they differ in start and length."""
+
 DOCUMENTS = {"README.zh.md": "zh"} | dict.fromkeys(
     ("README.md", "docs/models.md", "docs/results.md", "docs/robustness.md", "docs/adaptive.md"), "en"
 )
@@ -49,7 +52,7 @@ def document(name: str) -> str:
         for protocol in results.protocols(results_folder())
     }
     tables |= {"models": models_table, "robustness": lambda: robustness.to_markdown(robustness.read())}
-    tables["swaps"] = lambda: swaps.to_markdown(swaps.read())
+    tables |= {"swaps": lambda: swaps.to_markdown(swaps.read()), "footing": footing_table}
 
     def generated(match: re.Match[str]) -> str:
         if match[2] not in tables:
@@ -93,6 +96,19 @@ def answer(protocol: str, question: str, comparison: str, language: str) -> str:
     if comparison not in by_label:
         raise unknown(f"comparison of question {question!r}", comparison, by_label)
     return questions.in_words(by_label[comparison], language)
+
+
+def footing_table() -> str:
+    """What the protocols of `FOOTINGS` say to every comparison, side by side, those that were asked of the study."""
+    said: dict[str, dict[str, str]] = {}
+    for protocol in FOOTINGS:
+        runs = results.beside(results_folder(), protocol)
+        for question in questions.QUESTIONS:
+            for found in [] if question.startswith(questions.APART) else questions.answers(runs, question):
+                text = "–" if found.verdict == "not run" else questions.in_words(found, "en")
+                said.setdefault(found.comparison.label, {})[protocol] = text
+    rows = [[label, *answers.values()] for label, answers in said.items()]
+    return tabulate(rows, ["compared", *FOOTINGS], tablefmt="github", disable_numparse=True) + "\n"
 
 
 def models_table() -> str:
