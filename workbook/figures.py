@@ -11,10 +11,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ka import data
+from ka.data.datasets import PROTOCOL
 from ka.errors import KAError
 from ka.files import write_bytes
 from ka.inference import Network
 from ka.methods import Method
+from ka.methods.attention import ATTENDED
+from ka.methods.injection import LocalInjection
 from ka.models.checkpoints import load_checkpoint
 from workbook import robustness
 from workbook.audit import audit_figures
@@ -90,11 +93,12 @@ def demo_errors() -> Figure:
 
 
 def demo_field() -> Figure:
-    """How the kernels of local injection, which the shipped KAv11 starts from, change over the embedded scene."""
-    scenes = data.load("indian_pines", "train")
-    field = kernel_field(load_checkpoint(shipped()["kav11"]), scenes[0].load(), scenes.msi_names)
+    """How the kernels of attentive injection change over the embedded scene, with the matrix of the shipped KAv11."""
+    scenes, model = data.load("indian_pines", "train"), load_checkpoint(shipped()["kav11"])
+    model.start = LocalInjection(PROTOCOL, model.start.matrix, ATTENDED, roots=True, attend=True)
+    field = kernel_field(model, scenes[0].load(), scenes.msi_names)
     row, col = (n // 2 for n in field.detail.shape[1:])
-    return field_figure(field, row, col, title="local injection, embedded scene")
+    return field_figure(field, row, col, title="attentive injection, embedded scene")
 
 
 def write_all(files: Mapping[str, Encode], folders: Iterable[str]) -> None:

@@ -172,7 +172,7 @@ def field_figure(
     along = "band" if wavelengths is None else "wavelength (nm)"
     for label, common in (("this kernel", False), ("the common one", True)):
         pull.plot(bands, field.pull(row, col, common), label=label, linestyle="--" if common else "-")
-    pull.set(title=f"what it adds at ({row}, {col})", xlabel=along)
+    pull.set(title=f"what it adds at ({row}, {col})", xlabel=along, box_aspect=1)
     pull.legend()
     here, common = field.at(row, col) * field.usual, field.common * field.usual
     largest = max(np.abs(here).max(), np.abs(common).max(), 1e-12)
