@@ -119,8 +119,8 @@ def test_a_front_is_drawn_with_all_that_it_has(name: str) -> None:
     figure, model = front(variant(name), 16), ka.build(name, dim=16)
     drawn = {gid.split(".")[1] for gid, _, _ in boxes(figure, "present") if gid.startswith("a.")}
     assert ("learned" in drawn) == ("apply" in drawn) == ("solve" in drawn) == (model.front is not None)
-    assert ("products" in drawn) == (model.row.front in ("window", "image") and not model.row.bank)
-    assert ("weights" in drawn) == bool(model.row.bank)
+    assert ("products" in drawn) == (model.row.front in ("window", "image") and not model.row.mixes)
+    assert ("weights" in drawn) == model.row.mixes
     assert ("low" in drawn) == (model.row.front in ("window", "quadrant", "image"))
     assert ("body" in drawn) == bool(model.row.body)
     counts = [int(text.replace(",", "")) for gid, text in texts(figure).items() if gid.endswith(".number")]

@@ -62,7 +62,11 @@ def test_what_is_kept_is_told(
     assert robustness.main(["unused", str(run.path)]) == 0
     measured = robustness.read()
     assert list(measured) == list(CONDITIONS)
-    methods = ["bicubic", "linear injection", "local injection", "local injection, consistent"]
+    methods = [
+        "bicubic",
+        *(f"{kind} injection" for kind in ("linear", "local", "attentive")),
+        "local injection, consistent",
+    ]
     assert list(measured["as assumed"]) == [*methods, "kav11, both", "kav11, spectral"]
     assert measured["noise 30 dB"]["linear injection"]["psnr"] < measured["as assumed"]["linear injection"]["psnr"]
     text = to_markdown(measured)

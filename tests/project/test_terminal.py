@@ -38,7 +38,7 @@ def test_the_summary_names_methods_scores_and_folder(finished: Path) -> None:
     lines = summary(Run(finished), before=False).splitlines()
     assert lines[0].startswith("finished is finished: 6 iterations in 0.")
     assert [line.split("  ")[0] for line in lines[3:-2]] == [
-        *("bicubic", "linear injection", "local injection"),
+        *("bicubic", "linear injection", "local injection", "attentive injection"),
         Run(finished).metrics()["variant"],
     ]
     assert len({len(line) for line in lines[2:-2]}) == 1  # aligned

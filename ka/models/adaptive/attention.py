@@ -25,8 +25,8 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.log_width = nn.Parameter(torch.tensor(math.log(NEAR)))
         likeness = torch.zeros(n_msi + LIKENESS, n_features)  # of features as `Front.features` orders them
-        likeness[:n_msi, n_msi : 2 * n_msi] = torch.eye(n_msi) / ALIKE
-        likeness[n_msi:] = 0.1 * torch.randn(LIKENESS, n_features)
+        likeness[:n_msi, n_msi : 2 * n_msi].diagonal().fill_(1 / ALIKE)
+        likeness[n_msi:].copy_(0.1 * torch.randn(LIKENESS, n_features, device="cpu"))  # on `meta` it wakes a compiler
         self.likeness = nn.Parameter(likeness) if alike else None
 
     @property
