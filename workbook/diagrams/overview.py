@@ -66,8 +66,8 @@ def overview(names: Sequence[str], dim: int = 48, language: str = "en") -> Figur
         sheet.write(f"{row.name}.name", 0.04, middle, row.name, TITLE, "bold")
         shuffled = {"none": "", "aligned": say("aligned"), "misaligned": say("mis-\naligned")}[row.shuffle]
         model = fresh_model(row, dim)
-        sizes = {"k": 0 if row.mixes else 2 * model.n_msi + row.features, "R": row.bank}
-        size = ", ".join(f"{letter} = {n}" for letter, n in sizes.items() if n)
+        k = 2 * model.n_msi + row.features
+        size = f"R = {row.bank}" if row.mixes else f"k{k}, R{row.bank}" if row.bank else f"k = {k}"
         fronted = f"{say(row.attends or row.front)}\n{size}" if row.front else ""
         texts = {"front": fronted, "shuffle": shuffled} | settings(row, dim, language)
         why = {"": say("no KA"), "identity": say("identity")}.get(row.kernels, "")
