@@ -4,9 +4,12 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import offset_copy
+from scipy.optimize import isotonic_regression
 
 from ka.metrics import METRICS
 from workbook.results.compare import Difference
@@ -125,14 +128,20 @@ def _near(table: Table, rows: Sequence[Row]) -> list[Row]:
 
 
 def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float], line: float) -> None:
-    """Names of the labelled rows beside their points, at least a line (in dB) above the next one below."""
+    """Names of the labelled rows beside their points, at least a line (in dB) apart, else as near as can be."""
     spots = sorted((row.stats["psnr"].mean, at, row.name) for row, at in zip(rows, x, strict=True))
     spots = [spot for spot in spots if spot[2] in LABELLED]
-    below = -math.inf
-    for y, at, name in spots:
-        below = max(y, below + line)
-        side, edge = (-7, "right") if at > min(x) + 0.8 * (max(x) - min(x)) else (7, "left")
-        text = axis.annotate(name, (at, below), (side, 0), textcoords="offset points", fontsize=7, va="center", ha=edge)
+    if not spots:
+        return
+    apart = line * np.arange(len(spots))
+    heights = isotonic_regression([level for level, _, _ in spots] - apart).x + apart
+    for (level, at, name), height in zip(spots, heights, strict=True):
+        side, edge = (-9, "right") if at > min(x) + 0.8 * (max(x) - min(x)) else (9, "left")
+        beside = offset_copy(axis.transData, axis.get_figure(root=True), side, 0, units="points")
+        to_point = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+        text = axis.annotate(
+            name, (at, level), (at, height), textcoords=beside, fontsize=7, va="center", ha=edge, arrowprops=to_point
+        )
         text.set_in_layout(False)  # or every drawing would move the axes a little further
 
 
