@@ -20,7 +20,6 @@ from ka.files import user_path
 from ka.images import Image, Place, Stored, divisor, scaled
 from ka.inference import Network, trained_ratio
 from ka.methods import Method
-from ka.methods.attention import ATTENDED
 from ka.methods.injection import Bicubic, LocalInjection
 from ka.models.checkpoints import load_checkpoint
 from ka.models.own.adapter import Model, OwnModel
@@ -32,7 +31,7 @@ FOREIGN = 0.05
 """A pair is not of the sensors that a model knows if responded lr and degraded msi differ by more than this part."""
 
 UNTRAINED: Mapping[str, Callable[[Degradation], Method]] = {
-    "attentive injection": lambda degradation: LocalInjection(degradation, radius=ATTENDED, roots=True, attend=True),
+    "attentive injection": lambda degradation: LocalInjection(degradation, roots=True, attend=True),
     "local injection": lambda degradation: LocalInjection(degradation, radius=5, roots=True),
     "bicubic": lambda degradation: Bicubic(),
 }

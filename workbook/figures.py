@@ -16,7 +16,6 @@ from ka.errors import KAError
 from ka.files import write_bytes
 from ka.inference import Network
 from ka.methods import Method
-from ka.methods.attention import ATTENDED
 from ka.methods.injection import LocalInjection
 from ka.models.checkpoints import load_checkpoint
 from workbook import robustness
@@ -95,7 +94,7 @@ def demo_errors() -> Figure:
 def demo_field() -> Figure:
     """How the kernels of attentive injection change over the embedded scene, with the matrix of the shipped KAv11."""
     scenes, model = data.load("indian_pines", "train"), load_checkpoint(shipped()["kav11"])
-    model.start = LocalInjection(PROTOCOL, model.start.matrix, ATTENDED, roots=True, attend=True)
+    model.start = LocalInjection(PROTOCOL, model.start.matrix, roots=True, attend=True)
     field = kernel_field(model, scenes[0].load(), scenes.msi_names)
     row, col = (n // 2 for n in field.detail.shape[1:])
     return field_figure(field, row, col, title="attentive injection, embedded scene")

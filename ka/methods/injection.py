@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ka.data.scenes import BICUBIC, Scene, SceneSet
-from ka.data.simulate import Degradation, degrade
+from ka.data.simulate import Degradation
 from ka.errors import KAError
-from ka.methods.local import RADIUS, RIDGE, detail, likeness, local_injection, local_kernels, with_roots
+from ka.methods.local import RIDGE, detail, half_side, injection_kernels, local_injection, with_roots
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,27 @@ class LocalInjection(_Fitted):
 
     name: ClassVar[str] = "local"
     matrix: Float[np.ndarray, "bands m"] | None = None
-    radius: int = RADIUS
+    radius: int | None = None
     ridge: float = RIDGE
     roots: bool = False
     attend: bool = False
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene."""
-        given, parts = (scene.lr, scene.msi, self.degradation), ("matrix", "radius", "ridge", "roots", "attend")
-        return torch.from_numpy(local_injection(*given, **{part: getattr(self, part) for part in parts}))
+        return torch.from_numpy(local_injection(scene.lr, scene.msi, self.degradation, **self._options))
 
     def kernels(self, scene: Scene) -> Float[np.ndarray, "rows columns m bands"]:
         """The kernel of every low-resolution pixel of a loaded scene."""
-        low = degrade(with_roots(scene.msi) if self.roots else scene.msi, self.degradation)
-        places = likeness(scene.msi, self.degradation) if self.attend else None
-        return local_kernels(scene.lr, low, self.matrix, self.radius, self.ridge, places)
+        return injection_kernels(scene.lr, scene.msi, self.degradation, **self._options)
+
+    @property
+    def half_side(self) -> int:
+        """Of a window, in low-resolution pixels."""
+        return half_side(self.radius, self.attend)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("matrix", "radius", "ridge", "roots", "attend")}
 
 
 def fit_matrix(scenes: SceneSet, roots: bool = False) -> Float[np.ndarray, "bands m"]:

@@ -47,7 +47,7 @@ def local_injection(
 ) -> Float[np.ndarray, "bands h w"]:
     """Sharpen a low-resolution cube with a multispectral image of the same place; needs no training.
 
-    bicubic(lr) + K(x, y)ᵀ · detail(msi)(x, y), where K are the kernels of `local_kernels`, upsampled. Solved in
+    bicubic(lr) + K(x, y)ᵀ · detail(msi)(x, y), where K are `injection_kernels`, upsampled. Solved in
     float64, applied in float32.
 
     Args:
@@ -67,13 +67,35 @@ def local_injection(
         KAError: images that do not fit together, hold NaN, or values outside the ranges above.
     """
     check_pair(lr, msi, degradation)
-    radius = radius if radius is not None else ATTENDED if attend else RADIUS
-    places = likeness(msi, degradation) if attend else None
+    kernels = injection_kernels(
+        lr, msi, degradation, matrix=matrix, radius=radius, ridge=ridge, roots=roots, attend=attend
+    )
     msi = with_roots(msi) if roots else msi
-    kernels = local_kernels(lr, degrade(msi, degradation), matrix, radius, ridge, places)
     affine = np.concatenate([kernels, lr.transpose(1, 2, 0)[:, :, None]], axis=2, dtype=np.float32)
     ones = np.ones((1, *msi.shape[1:]), dtype=np.float32)
     return _apply(affine, np.concatenate([detail(msi, degradation), ones], dtype=np.float32), degradation.ratio)
+
+
+def injection_kernels(
+    lr: Float[np.ndarray, "bands rows columns"],
+    msi: Float[np.ndarray, "m h w"],
+    degradation: Degradation = PROTOCOL,
+    *,
+    matrix: Float[np.ndarray, "bands m"] | None = None,
+    radius: int | None = None,
+    ridge: float = RIDGE,
+    roots: bool = False,
+    attend: bool = False,
+) -> Float[np.ndarray, "rows columns m bands"]:
+    """The kernel of every low-resolution pixel in `local_injection`, with its arguments and errors."""
+    low = degrade(with_roots(msi) if roots else msi, degradation)
+    places = likeness(msi, degradation) if attend else None
+    return local_kernels(lr, low, matrix, half_side(radius, attend), ridge, places)
+
+
+def half_side(radius: int | None, attend: bool) -> int:
+    """Half the side of a window, in low-resolution pixels, where none (None) may be given."""
+    return radius if radius is not None else ATTENDED if attend else RADIUS
 
 
 def local_kernels(

@@ -21,20 +21,8 @@ DeadPart = Literal[
 N_WINDOWS = 4  # a 2×2 grid of quadrants, row-major
 KERNEL_SIZE = 3  # of every row that does not say otherwise
 
-_NO_KA = {
-    "name",
-    "kernels",
-    "shuffle",
-    "ours",
-    "front",
-    "attends",
-    "bank",
-    "mixes",
-    "features",
-    "hidden",
-    "body",
-    "blocks",
-}
+_FRONT = {"front", "attends", "bank", "mixes", "features", "hidden"}
+_NO_KA = {"name", "kernels", "shuffle", "ours", "body", "blocks"} | _FRONT
 _USED = {"": _NO_KA, "identity": _NO_KA | {"layernorm", "dead"}}  # the few fields that matter to these kernels
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import ka
 from ka.data import Degradation, Scene, bicubic, degrade, load, observe
-from ka.methods.attention import ATTENDED, NEAR
+from ka.methods.attention import NEAR
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, fit_matrix, start_from_dict
 from ka.methods.local import likeness, local_injection, local_kernels, with_roots
 
@@ -122,7 +122,7 @@ def test_it_is_better_than_one_matrix_and_better_with_it() -> None:
     linear = LinearInjection.fit(train)
     local, alone = LocalInjection(test.degradation, linear.matrix), LocalInjection(test.degradation)
     curved = LocalInjection(test.degradation, fit_matrix(train, roots=True), roots=True)
-    attentive = replace(curved, radius=ATTENDED, attend=True)
+    attentive = replace(curved, attend=True)
     methods = (Bicubic(), linear, local, curved, attentive, alone)
     psnr = [ka.evaluate(method, test, ["psnr"]).mean("psnr") for method in methods]
     assert psnr[0] + 5 < psnr[1] < psnr[2] < psnr[3] < psnr[4]

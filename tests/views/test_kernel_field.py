@@ -10,7 +10,7 @@ import ka
 from ka import data
 from ka.data import Scene
 from ka.data.simulate import Degradation
-from ka.methods.attention import ATTENDED, attended
+from ka.methods.attention import attended
 from ka.methods.injection import LocalInjection
 from ka.models.adaptive.bank import KernelBank
 from ka.models.adaptive.fields import apply_kernels, upsample
@@ -109,7 +109,7 @@ def test_what_counts_in_a_window_is_shown(scene: Scene, row: int, col: int) -> N
     assert "what counts for it" in titles
     assert kernel_field(model_of("kav21", scene), scene).counts(row, col) is None
     model = model_of("kav11", scene)
-    model.start = LocalInjection(Degradation(), radius=ATTENDED, roots=True, attend=True)
+    model.start = LocalInjection(Degradation(), roots=True, attend=True)
     started = kernel_field(model, scene)
     assert np.abs(applied(started, scene) - model.start(scene).numpy()).max() < 1e-5
     of_start = started.counts(row, col)

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from ka.methods.attention import ATTENDED
 from ka.methods.local import RADIUS
 from ka.models.adaptive.front import Front
-from ka.models.adaptive.regressed import RegressedKernels
 from ka.models.counts import count_parameters
 from ka.models.psrt import PSRT
 from ka.models.variants import Variant
@@ -56,10 +55,10 @@ def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> No
     at = "h w" if row.front == "pixel" else "h/r w/r"
     kernels = f"b k s {at} = b·{k}·{model.n_bands}·{at.replace(' ', '·')}"
     step, adapts = partial(Step, present=real is not None), row.front not in ("", "nothing")
-    learned, weights = ("", "") if real is None else (count(real.learned), _numbers(real))
+    learned, weights = ("", "") if real is None else (count(real.learned), _numbers(real, row))
     side = 2 * (ATTENDED if row.attends else RADIUS) + 1
     looks = say(SEES[row.attends or row.front], side=side) if row.front else ""
-    attention = getattr(real, "attention", None)
+    attention = None if real is None else real.attention
     middle = Step("products", say("products with lr, without 3×3 means"), "b k k+s h/r w/r", SKY, looks,
                   "" if attention is None else count(attention), height=SLOT, present=adapts)  # fmt: skip
     kernel, towards = ("ridge regression: kernels", "towards learned ones")
@@ -89,10 +88,10 @@ def _draw_regression(sheet: Sheet, model: PSRT, left: float, right: float) -> No
     Panel(sheet, "a", say(title), left, right, steps)
 
 
-def _numbers(front: Front) -> str:
+def _numbers(front: Front, row: Variant) -> str:
     """What makes kernels: some to fall back on or to mix, a ridge, and the mixture's weights where it regresses."""
     own = sum(parameter.numel() for parameter in front.parameters(recurse=False))
-    return f"{own + (_of_weights(front) if isinstance(front, RegressedKernels) and front.bank is not None else 0):,}"
+    return f"{own + (_of_weights(front) if row.bank and not row.mixes else 0):,}"
 
 
 def _of_weights(front: Front) -> int:

@@ -26,9 +26,8 @@ from workbook.training.config import Config
 from workbook.training.run import Run, finished_runs
 
 SHOWN = ("psnr", "sam", "ergas")
-BORROWED = {
-    "adaptive": ("laptop-2000", "conv3x3")
-}  # 400 iterations are too few for PSRT's body: it has the laptop's 2,000
+# 400 iterations are too few for PSRT's body: it has 2,000
+BORROWED = {"adaptive": ("laptop-2000", "conv3x3")}
 UNTRAINED = ("bicubic", "linear injection", "local injection", "attentive injection")
 Means = dict[str, dict[str, dict[str, float]]]  # of metrics over scenes, by what was measured and how
 WEIGHTS = ("best", "last", "average")

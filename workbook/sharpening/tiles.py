@@ -149,7 +149,7 @@ def _margin(method: Method, pair: Pair) -> int | None:
 def _start_margin(start: Bicubic | LinearInjection | LocalInjection, ratio: int) -> int:
     """Pixels that a start looks: a cubic's support, the blur, and local injection's window and 3×3 means."""
     blur = 0 if isinstance(start, Bicubic) else start.degradation.blur_size // 2
-    return (3 + (start.radius + 1 if isinstance(start, LocalInjection) else 0)) * ratio + blur
+    return (3 + (start.half_side + 1 if isinstance(start, LocalInjection) else 0)) * ratio + blur
 
 
 def _boxes(size: tuple[int, ...], ratio: int, tile: int | None) -> Iterator[tuple[int, int, int, int]]:

@@ -14,7 +14,6 @@ from ka.data.own.files import Reading
 from ka.errors import KAError
 from ka.files import user_path
 from ka.methods import Method
-from ka.methods.attention import ATTENDED
 from ka.methods.consistency import Consistency
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection, Start, fit_matrix
 from ka.methods.started import started
@@ -36,7 +35,7 @@ class Data:
         linear, config = LinearInjection.fit(self.train), self.config
         matrix = fit_matrix(self.train, roots=True) if config.roots else linear.matrix
         local = LocalInjection(linear.degradation, matrix, config.radius, config.ridge, config.roots)
-        attentive = replace(local, radius=ATTENDED, attend=True)
+        attentive = replace(local, radius=None, attend=True)
         methods: dict[str, Method] = {"bicubic": Bicubic(), "linear injection": linear}
         return methods | {"local injection": local, "attentive injection": attentive}
 

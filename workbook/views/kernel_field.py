@@ -4,7 +4,7 @@ A field holds a kernel for every low-resolution pixel, k features × bands: of a
 (`ka.models.adaptive`), or of local injection where that is what a model starts from.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,6 @@ from ka.methods.local import likeness, with_roots
 from ka.methods.started import begun
 from ka.models.adaptive.fields import degraded
 from ka.models.adaptive.front import Front
-from ka.models.adaptive.regressed import RegressedKernels
 from ka.models.psrt import PSRT
 from workbook.style import styled
 from workbook.views.draw import SIGNED, WIDTH, show_image
@@ -108,12 +107,11 @@ def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> Kern
         seen, made = (tensor.detach().numpy() for tensor in regressed(model, front, scene))
         labels = (*names, *roots, *(f"learned {i + 1}" for i in range(model.row.features)))
         by_place, common = rearrange(made, "1 k n y x -> y x k n"), front.fallback.detach().numpy()
-        field = _field(by_place, common, seen[0], front.degradation, labels)
-        attention = front.attention if isinstance(front, RegressedKernels) else None
-        if attention is None:
-            return field
-        places = attention.places(degraded(torch.from_numpy(seen), front.degradation))
-        return replace(field, attention=(places.detach(), attention.radius, attention.width.detach()))
+        attention = None
+        if (own := front.attention) is not None:
+            places = own.places(degraded(torch.from_numpy(seen), front.degradation))
+            attention = places.detach(), own.radius, own.width.detach()
+        return _field(by_place, common, seen[0], front.degradation, labels, attention)
     start = model.start
     if not isinstance(start, LocalInjection):
         raise KAError(
@@ -122,10 +120,10 @@ def kernel_field(model: PSRT, scene: Scene, names: tuple[str, ...] = ()) -> Kern
         )
     features, kernels = with_roots(scene.msi) if start.roots else scene.msi, start.kernels(scene)
     common = kernels.mean((0, 1)) if start.matrix is None else np.transpose(start.matrix)
-    field = _field(kernels, common, features, start.degradation, names + roots if start.roots else names)
-    if not start.attend:
-        return field
-    return replace(field, attention=(likeness(scene.msi, start.degradation), start.radius, torch.tensor(NEAR)))
+    labels, attention = names + roots if start.roots else names, None
+    if start.attend:
+        attention = likeness(scene.msi, start.degradation), start.half_side, torch.tensor(NEAR)
+    return _field(kernels, common, features, start.degradation, labels, attention)
 
 
 @torch.no_grad()
@@ -140,10 +138,15 @@ def regressed(
 
 
 def _field(
-    kernels: np.ndarray, common: np.ndarray, features: np.ndarray, degradation: Degradation, labels: tuple[str, ...]
+    kernels: np.ndarray,
+    common: np.ndarray,
+    features: np.ndarray,
+    degradation: Degradation,
+    labels: tuple[str, ...],
+    attention: Attention | None,
 ) -> KernelField:
     detail = features - bicubic(degrade(features, degradation), degradation.ratio)
-    return KernelField(kernels, common, features, detail, labels)
+    return KernelField(kernels, common, features, detail, labels, attention)
 
 
 @styled

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ka.data.datasets import PROTOCOL
 from ka.data.simulate import Degradation
 from ka.methods.local import DARK
+from ka.models.adaptive.attention import WindowAttention
 from ka.models.adaptive.fields import degraded
 from ka.models.variants import Variant
 
@@ -36,6 +37,7 @@ class Front(nn.Module):
         convolutions = [nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(sizes)]
         self.learned = nn.Sequential(convolutions[0], nn.GELU(), convolutions[1], nn.GELU(), convolutions[2])
         self.fallback = nn.Parameter(torch.zeros(k, n_bands))
+        self.attention: WindowAttention | None = None  # what weighs the pixels of a window, where something does
         self.bank = nn.Parameter(torch.zeros(row.bank, k, n_bands)) if row.bank else None
         if row.bank:
             self.look = nn.Sequential(nn.Conv2d(k, hidden, 3, padding=1), nn.GELU())

@@ -36,7 +36,8 @@ class RegressedKernels(Front):
         k, counts = len(self.fallback), (n_msi, n_msi, row.features)
         self.shares = [share for share, n in zip(SHRINK, counts, strict=True) for _ in range(n)]
         self.log_ridge = nn.Parameter(torch.full((k,), -11.0)) if row.front != "nothing" else None
-        self.attention = WindowAttention(n_msi, k, row.attends == "alike") if row.attends else None
+        if row.attends:
+            self.attention = WindowAttention(n_msi, k, row.attends == "alike")
 
     def begin(self, degradation: Degradation, matrix: "Float[np.ndarray, 'bands m'] | None" = None) -> None:
         """What made `lr`, and a fitted matrix of the HR-MSI's channels (and their roots) to fall back on at first."""
