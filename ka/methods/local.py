@@ -61,7 +61,7 @@ def local_injection(
         ridge: weight of `matrix` against the window, in squared units of the images.
         roots: take the channels' square roots as further channels; `matrix` is for twice as many then.
         attend: let the pixels of a window count by how near and how like its centre they are (`ka.methods.attention`):
-            better, twice as slow.
+            better, and two to three times as slow.
 
     Raises:
         KAError: images that do not fit together, hold NaN, or values outside the ranges above.
