@@ -16,7 +16,7 @@ from ka.data.h5 import load_h5
 from ka.data.own.files import Reading, load_files
 from ka.data.own.known import KNOWN, find_known
 from ka.data.own.responses import BROAD, Response, response
-from ka.data.scenes import SceneSet, check_values, choose, display_bands, observe
+from ka.data.scenes import Scene, SceneSet, check_values, choose, display_bands, observe
 from ka.data.simulate import Degradation, broad_bands
 from ka.errors import KAError, unknown
 from ka.files import user_path
@@ -27,6 +27,10 @@ PROTOCOL = Degradation()  # the verified ×4 simulation
 AS_FOUND = Reading()
 # First and end row, first and end column of each of its parts
 INDIAN_PINES_CUTS = {"train": (0, 112, 0, 96), "val": (112, 144, 0, 96), "test": (0, 144, 96, 144)}
+# The test part in four that share no pixel: where differences are to be counted over several scenes
+INDIAN_PINES_QUARTERS = {
+    f"indian_pines_test_{number}": (36 * (number - 1), 36 * number, 96, 144) for number in range(1, 5)
+}
 
 
 def load(
@@ -46,6 +50,7 @@ def load(
             field publishes (`GT`, `HSI_up`, `LRHSI`, `RGB`) or those that `prepare_cave.ipynb` makes; `files`, cubes of
             any size in MATLAB's, NumPy's, ENVI's … formats; or one of `ka.data.own.known`, which the field knows.
         split: on CAVE "train" is all 20 training scenes (the study's protocol), "val" two of them, `cave.CAVE_VAL`.
+            Indian Pines has one part each, or of the last some of its quarters (`reading.test_scenes`).
         root: folder of CAVE as downloaded (at any usual nesting); the folder of the published HDF5 files, or one such
             file, whatever the split; the folder of own cubes, or files by commas; not used for indian_pines.
         degradation: how `lr` is simulated; of an HDF5 file it must state what the file holds.
@@ -83,18 +88,34 @@ def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | 
     """
     from tensorly.datasets import load_indian_pines  # noqa: PLC0415  (half a second that other datasets need not pay)
 
-    name = f"indian_pines_{split}"
-    choose([name], scenes, f"indian_pines' {split} split")
+    cuts = _indian_pines_cuts(split, reading)
+    chosen = choose(list(cuts), scenes, f"indian_pines' {split} split")
     bunch = load_indian_pines()
     wavelengths = np.array(bunch.ticks[1], dtype=np.float64)
     wavelengths[170:172] = 2212.23, 2222.15  # printed as 2260.22, 2270.15 between 2202.30 and 2232.07
-    top, bottom, left, right = INDIAN_PINES_CUTS[split]
-    cube = np.asarray(bunch.tensor)[top:bottom, left:right].transpose(2, 0, 1)
-    gt = np.ascontiguousarray(cube / 10000, dtype=np.float32)
-    check_values(gt, name)
+    bands = len(wavelengths)
     if reading.srf is None:
         seen = Response(broad_bands(wavelengths, list(BROAD.values())), tuple(BROAD))
     else:
-        seen = response(reading.srf, wavelengths, len(gt))
-    scene, display = observe(name, gt, seen.srf, degradation), display_bands(wavelengths, len(gt))
-    return SceneSet("indian_pines", split, degradation, wavelengths, display, seen.names, [scene], seen.srf)
+        seen = response(reading.srf, wavelengths, bands)
+
+    def observed(name: str) -> Scene:
+        top, bottom, left, right = cuts[name]
+        cube = np.asarray(bunch.tensor)[top:bottom, left:right].transpose(2, 0, 1)
+        gt = np.ascontiguousarray(cube / 10000, dtype=np.float32)
+        check_values(gt, name)
+        return observe(name, gt, seen.srf, degradation)
+
+    parts, display = [observed(name) for name in chosen], display_bands(wavelengths, bands)
+    return SceneSet("indian_pines", split, degradation, wavelengths, display, seen.names, parts, seen.srf)
+
+
+def _indian_pines_cuts(split: str, reading: Reading) -> dict[str, tuple[int, int, int, int]]:
+    """Where the parts of a split lie in the scene: one, or those of the test part that are named."""
+    whole = {f"indian_pines_{split}": INDIAN_PINES_CUTS[split]}
+    known = whole | INDIAN_PINES_QUARTERS if split == "test" else whole
+    named = {"val": reading.val_scenes, "test": reading.test_scenes}.get(split)
+    names = choose(list(known), named, f"indian_pines' {split} split") if named else list(whole)
+    if len(names) > 1 and names[0] in whole:
+        raise KAError(f"test_scenes: {names[0]} holds its quarters; name it alone, or some of these")
+    return {name: known[name] for name in names}

@@ -11,7 +11,9 @@ from scenes_made import first_png, png, same, write_cave, write_scene
 
 from ka.data import DATASETS, Degradation, cave, load, observe
 from ka.data.cave import CAVE_TEST, CAVE_TRAIN, CAVE_VAL
+from ka.data.datasets import INDIAN_PINES_QUARTERS
 from ka.data.h5 import FIELDS
+from ka.data.own.files import Reading
 from ka.data.own.responses import BROAD
 from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700
 from ka.errors import KAError
@@ -72,6 +74,24 @@ class TestIndianPines:
         same(load("indian_pines", split)[0], before)
         fake.tensor = 10000 - bunch.tensor  # the change is one that would be seen
         assert not np.array_equal(load("indian_pines", split)[0].lr, before.lr)
+
+    def test_quarters_of_the_test_part(self):
+        names = ",".join(INDIAN_PINES_QUARTERS)
+        quarters, whole = (
+            load("indian_pines", "test", reading=Reading(test_scenes=names)),
+            load("indian_pines", "test")[0],
+        )
+        assert [scene.name for scene in quarters] == list(INDIAN_PINES_QUARTERS)
+        np.testing.assert_array_equal(np.concatenate([scene.gt for scene in quarters], 1), whole.gt)
+        edge = slice(8, 10)  # last low-resolution rows of the first quarter: blurred without what lies below it
+        assert not np.array_equal(quarters[0].lr[:, edge], whole.lr[:, edge])
+        last = load("indian_pines", "test", reading=Reading(test_scenes="indian_pines_test_4"))
+        same(last[0], quarters[3])
+        with pytest.raises(KAError, match="holds its quarters"):
+            load("indian_pines", "test", reading=Reading(test_scenes="indian_pines_test,indian_pines_test_2"))
+        for split in ("val", "test"):
+            with pytest.raises(KAError, match=f"scene of indian_pines' {split} split 'beads' is unknown"):
+                load("indian_pines", split, reading=Reading(val_scenes="beads", test_scenes="beads"))
 
     def test_wavelengths_and_bands(self):
         scenes = load("indian_pines", "val")
