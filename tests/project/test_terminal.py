@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 from notebooks_here import NOTEBOOKS
 
@@ -80,8 +81,8 @@ def test_training_from_the_terminal(tmp_path: Path) -> None:
     assert "run was finished before" in again.stdout
     assert again.stdout.splitlines()[-3:] == first.stdout.splitlines()[-3:]
     assert first.stdout.splitlines()[-1] == f"run folder: {tmp_path / 'run'}"
-    (line,) = wrong.stderr.splitlines()
-    assert (wrong.returncode, line.startswith(f"error: {tmp_path / 'run'} holds another run (variant")) == (2, True)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr
+    assert wrong.stderr.startswith(f"error: {tmp_path / 'run'} holds another run (variant")
 
 
 @pytest.mark.slow
@@ -100,4 +101,15 @@ def test_a_stopped_training_is_told_in_a_line(how: str, tmp_path: Path) -> None:
         os.kill(int(listed.stdout.split()[0]), signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
     expected = {"Ctrl-C": (130, "stopped; the same command goes on"), "killed": (1, f"error: {terminal.KILLED}")}
-    assert (process.returncode, errors.splitlines()[-1]) == expected[how]  # before it the kernel may say its own
+    assert (process.returncode, errors.removesuffix("\n")) == expected[how]
+
+
+@pytest.mark.slow
+def test_what_kernels_say_beside_an_error_is_not_told(tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook()
+    cell = "import os; from ka.errors import KAError; os.write(2, b'of the kernel\\n'); raise KAError('of the user')"
+    notebook.cells.append(nbformat.v4.new_code_cell(cell))
+    nbformat.write(notebook, tmp_path / "wrong.ipynb")
+    given = [sys.executable, "-m", "workbook.sweeps.terminal", "wrong.ipynb", "out.ipynb", "-k", "python3"]
+    ended = subprocess.run(given, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (2, "error: of the user\n")
