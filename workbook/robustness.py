@@ -29,7 +29,13 @@ from workbook.style import styled
 from workbook.training.run import begun_runs
 from workbook.training.scenes import centre, data_at
 
-COLOURS = colormaps["tab10"]
+COLOURS = colormaps["tab10"]  # a method each …
+STYLES = {
+    "spectral": "--",
+    "both": "-",
+    "consistent": "-",
+    "none": "-.",
+}  # … and a line for what it is made to agree with
 SIDE = 256  # of the middle of a scene
 
 
@@ -121,15 +127,17 @@ def chart(measured: Means) -> Figure:
     groups = {
         word: ["as assumed", *(c for c in measured if c.startswith(word))] for word in ("noise", "blur", "response")
     }
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    methods = list(measured["as assumed"])
+    names = list(dict.fromkeys(method.partition(", ")[0] for method in methods))
+    widths = np.linspace(3, 0.8, len(methods))  # or lines that nearly agree would hide each other
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots(1, len(groups), sharey=True)
     for axis, (word, conditions) in zip(axes, groups.items(), strict=True):
-        for i, method in enumerate(measured["as assumed"]):
+        for method, width in zip(methods, widths, strict=True):
             values = [measured[condition][method]["psnr"] for condition in conditions]
-            trained = {"spectral": "--", "both": "-", "none": "-."}
-            style = trained.get(method.rpartition(", ")[2], ":")
-            thick = {"color": COLOURS(i), "linewidth": 3 - 0.3 * i}  # or lines that nearly agree would hide each other
-            axis.plot(range(len(values)), values, style, marker=".", label=method, **thick)
+            name, _, how = method.partition(", ")
+            line = {"color": COLOURS(names.index(name)), "linewidth": width}
+            axis.plot(range(len(values)), values, STYLES.get(how, ":"), marker=".", label=method, **line)
         axis.set_xticks(range(len(conditions)), [c.removeprefix(word).strip() for c in conditions], fontsize=7)
         axis.set_title(word)
     axes[0].set_ylabel("PSNR (dB)")
