@@ -17,7 +17,6 @@ RUNS ?=
 LR ?=
 MSI ?=
 MODEL ?=
-HOURS ?=
 VARIANTS ?= psrt_noshuffle kav11
 SEEDS ?= 0
 CLUSTER ?= local
@@ -54,10 +53,10 @@ record laptop: OUT = runs/$@
 SWEEP = $(BIN)/python -m workbook.sweeps $(if $(filter sweep,$@),$(PRESET),$@) --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs $(JOBS))
 
 record: $(READY) ## train every row on CAVE, or go on (wants a GPU): make record DATA=/path [OUT=runs/record] [JOBS=2] [ARGS=…]
-	$(SWEEP) $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+	$(SWEEP) $(ARGS)
 
 laptop: $(READY) ## the same without a GPU, small, some 4 minutes a row: make laptop DATA=/path [OUT=runs/laptop]
-	$(SWEEP) $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+	$(SWEEP) $(ARGS)
 
 sweep: OUT = runs/sweep-$(PRESET)
 sweep: $(READY) ## many notebook runs, here or on Slurm: make sweep VARIANTS="kav1 kav11" SEEDS="0 1 2" CLUSTER=local|slurm [JOBS=2] [PRESET=study DATA=/path]

@@ -30,11 +30,11 @@ from workbook.results.table import table
 FEW = ("local injection", "conv3x3", "residual", "kav20_image", "kav20", "kav21", "kav25", "kav26")
 """Rows of the README's table."""
 
-ANSWERING = "laptop-bicubic"
+ANSWERING = "laptop"
 """The protocol whose answers are told where none is named: the one in which every row was run."""
 
-FOOTINGS = ("laptop-bicubic", "laptop", "laptop-2000")
-"""Protocols whose answers stand side by side: they differ in start and length."""
+FOOTINGS = ("laptop", "laptop-2000", "demo-quarters", "laptop-bicubic")
+"""Protocols whose answers stand side by side: they differ in start, data and length."""
 
 DOCUMENTS = {"README.zh.md": "zh"} | dict.fromkeys(
     ("README.md", "docs/models.md", "docs/results.md", "docs/robustness.md", "docs/adaptive.md"), "en"

@@ -95,7 +95,6 @@ def test_a_plan_is_added_to_and_never_contradicted(planned: Path, capsys: pytest
         (["smoke", "--set", "dim"], "--set 'dim' is not of the form name=value"),
         (["smoke", "--set", "run_dir=/tmp"], "run_dir cannot be set for all runs of a plan"),
         (["smoke", "--iterations", "3", "--set", "iterations=3"], "iterations are given twice"),
-        (["smoke", "--hours", "8"], "give their length with --iterations N"),
         (["smoke", "--jobs", "-1"], "--jobs -1 and --minutes 1440 have to be at least 1"),
         (["smoke", "--cluster", "moon"], "invalid choice: 'moon'"),
         (["smoke", "--slurm", "gpu"], "--slurm 'gpu' is not of the form name=value"),

@@ -41,8 +41,8 @@ class Comparison:
             raise KAError(f"comparison {self.label!r}: {expected}, not {dict(self.weights)}")
 
 
-#: The protocols that are meant to answer, as presets of the configuration.
-PROTOCOLS = ("laptop-bicubic", "adaptive", "record")
+#: The protocols that are meant to answer: their questions are drawn.
+PROTOCOLS = ("laptop", "laptop-bicubic", "adaptive", "record")
 
 #: Numbers of the questions that have a table of their own: the last, and the one that other runs answer.
 APART = ("8", "10")

@@ -43,7 +43,6 @@ class Parser(argparse.ArgumentParser):
         self.add("--minutes", "of Slurm's time for a job, which then goes on in another", type=int, default=DAY)
         self.add("--slurm", "options of sbatch, such as partition=gpu gres=gpu:1", nargs="+", default=[])
         self.add("--dry-run", "only say how the runs stand, and how long the rest will take", action="store_true")
-        self.add("--hours", argparse.SUPPRESS)
 
     def add(self, name: str, text: str, **options: Any) -> None:
         self.add_argument(name, help=text, **options)
@@ -56,9 +55,6 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line; an argument that does not exist, or a value of the wrong kind, is a `KAError`."""
     asked = Parser().parse_args(arguments)
-    if asked.hours is not None:
-        cure = "give their length with --iterations N, and look at the time that is left with --dry-run"
-        raise KAError(f"--hours is no more: runs are not fitted to hours; {cure}, after the first validation")
     if asked.jobs < 0 or asked.minutes < 1:
         raise KAError(f"--jobs {asked.jobs} and --minutes {asked.minutes} have to be at least 1")
     asked.set, asked.slurm = parse_fields(asked.set), parse_fields(asked.slurm, "--slurm")
