@@ -29,13 +29,8 @@ from workbook.style import styled
 from workbook.training.run import begun_runs
 from workbook.training.scenes import centre, data_at
 
-COLOURS = colormaps["tab10"]  # a method each …
-STYLES = {
-    "spectral": "--",
-    "both": "-",
-    "consistent": "-",
-    "none": "-.",
-}  # … and a line for what it is made to agree with
+COLOURS = colormaps["tab10"]  # a method each, and a line for what its image is made to agree with
+STYLES = {"spectral": "--", "both": "-", "consistent": "-", "none": "-."}
 SIDE = 256  # of the middle of a scene
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ka.data.cave import load_cave
 from ka.data.h5 import load_h5
-from ka.data.own.files import Reading, load_files
+from ka.data.own.files import Box, Reading, load_files
 from ka.data.own.known import KNOWN, find_known
 from ka.data.own.responses import BROAD, Response, response
 from ka.data.scenes import Scene, SceneSet, check_values, choose, display_bands, observe
@@ -110,7 +110,7 @@ def _indian_pines(split: str, degradation: Degradation, scenes: Sequence[str] | 
     return SceneSet("indian_pines", split, degradation, wavelengths, display, seen.names, parts, seen.srf)
 
 
-def _indian_pines_cuts(split: str, reading: Reading) -> dict[str, tuple[int, int, int, int]]:
+def _indian_pines_cuts(split: str, reading: Reading) -> dict[str, Box]:
     """Where the parts of a split lie in the scene: one, or those of the test part that are named."""
     whole = {f"indian_pines_{split}": INDIAN_PINES_CUTS[split]}
     known = whole | INDIAN_PINES_QUARTERS if split == "test" else whole

@@ -19,7 +19,7 @@ from torch import Tensor
 from ka.data.scenes import BICUBIC, Scene, SceneSet
 from ka.data.simulate import Degradation
 from ka.errors import KAError
-from ka.methods.local import RIDGE, detail, half_side, injection_kernels, local_injection, with_roots
+from ka.methods.local import RIDGE, detail, half_side, local_injection, local_kernels, seen_low, with_roots
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,18 @@ class LocalInjection(_Fitted):
 
     def __call__(self, scene: Scene) -> Tensor:
         """The sharpened image of a loaded scene."""
-        return torch.from_numpy(local_injection(scene.lr, scene.msi, self.degradation, **self._options))
+        options = {name: getattr(self, name) for name in ("matrix", "radius", "ridge", "roots", "attend")}
+        return torch.from_numpy(local_injection(scene.lr, scene.msi, self.degradation, **options))
 
     def kernels(self, scene: Scene) -> Float[np.ndarray, "rows columns m bands"]:
         """The kernel of every low-resolution pixel of a loaded scene."""
-        return injection_kernels(scene.lr, scene.msi, self.degradation, **self._options)
+        low, places = seen_low(scene.msi, self.degradation, self.roots, self.attend)
+        return local_kernels(scene.lr, low, self.matrix, self.half_side, self.ridge, places)
 
     @property
     def half_side(self) -> int:
         """Of a window, in low-resolution pixels."""
         return half_side(self.radius, self.attend)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("matrix", "radius", "ridge", "roots", "attend")}
 
 
 def fit_matrix(scenes: SceneSet, roots: bool = False) -> Float[np.ndarray, "bands m"]:

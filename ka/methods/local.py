@@ -47,7 +47,7 @@ def local_injection(
 ) -> Float[np.ndarray, "bands h w"]:
     """Sharpen a low-resolution cube with a multispectral image of the same place; needs no training.
 
-    bicubic(lr) + K(x, y)ᵀ · detail(msi)(x, y), where K are `injection_kernels`, upsampled. Solved in
+    bicubic(lr) + K(x, y)ᵀ · detail(msi)(x, y), where K are the kernels of `local_kernels`, upsampled. Solved in
     float64, applied in float32.
 
     Args:
@@ -67,30 +67,20 @@ def local_injection(
         KAError: images that do not fit together, hold NaN, or values outside the ranges above.
     """
     check_pair(lr, msi, degradation)
-    kernels = injection_kernels(
-        lr, msi, degradation, matrix=matrix, radius=radius, ridge=ridge, roots=roots, attend=attend
-    )
+    low, places = seen_low(msi, degradation, roots, attend)
+    kernels = local_kernels(lr, low, matrix, half_side(radius, attend), ridge, places)
     msi = with_roots(msi) if roots else msi
     affine = np.concatenate([kernels, lr.transpose(1, 2, 0)[:, :, None]], axis=2, dtype=np.float32)
     ones = np.ones((1, *msi.shape[1:]), dtype=np.float32)
     return _apply(affine, np.concatenate([detail(msi, degradation), ones], dtype=np.float32), degradation.ratio)
 
 
-def injection_kernels(
-    lr: Float[np.ndarray, "bands rows columns"],
-    msi: Float[np.ndarray, "m h w"],
-    degradation: Degradation = PROTOCOL,
-    *,
-    matrix: Float[np.ndarray, "bands m"] | None = None,
-    radius: int | None = None,
-    ridge: float = RIDGE,
-    roots: bool = False,
-    attend: bool = False,
-) -> Float[np.ndarray, "rows columns m bands"]:
-    """The kernel of every low-resolution pixel in `local_injection`, with its arguments and errors."""
+def seen_low(
+    msi: Float[np.ndarray, "m h w"], degradation: Degradation, roots: bool, attend: bool
+) -> "tuple[Float[np.ndarray, 'm rows columns'], Float[Tensor, '1 g rows columns'] | None]":
+    """What kernels are made of: the degraded HR-MSI (and its roots), and, to attend by, where pixels stand."""
     low = degrade(with_roots(msi) if roots else msi, degradation)
-    places = likeness(msi, degradation) if attend else None
-    return local_kernels(lr, low, matrix, half_side(radius, attend), ridge, places)
+    return low, likeness(msi, degradation) if attend else None
 
 
 def half_side(radius: int | None, attend: bool) -> int:

@@ -5,10 +5,8 @@ python -m workbook.sweeps.terminal notebooks/train.ipynb out.ipynb -p variant ka
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
+from contextlib import contextmanager
 
 import click
 from papermill import PapermillExecutionError
@@ -22,7 +20,7 @@ QUIET = ("--no-progress-bar", "--log-level", "ERROR", "--stdout-file", "-")
 def main(arguments: Sequence[str]) -> int:
     """papermill with its own arguments: 0 if the notebook ran through, 2 for an error of the user's, 1 for others."""
     try:
-        with errors_kept() as said:
+        with silenced():
             papermill([*QUIET, *arguments], prog_name="papermill", standalone_mode=False)
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
@@ -34,31 +32,24 @@ def main(arguments: Sequence[str]) -> int:
         return stopped()
     except SystemExit as ended:
         return failed(KILLED, 1) if ended.code else 0
-    except BaseException:  # a fault of the workbook's: all that was said of it
-        sys.stderr.write(said.getvalue())
-        raise
     return 0
 
 
 @contextmanager
-def errors_kept() -> Iterator[StringIO]:
-    """Standard error, this process's and that of kernels and what they start, goes here instead: what they say while
-    they are taken down (tracebacks of a killed kernel, leaked semaphores) would hide the one line that counts.
+def silenced() -> Iterator[None]:
+    """Standard error, this process's and that of kernels and what they start, goes nowhere: what they say while they
+    are taken down (tracebacks of a killed kernel, leaked semaphores) would hide the one line that counts.
     """
-    said = StringIO()
     sys.stderr.flush()
-    terminal = os.dup(2)
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
     try:
-        with tempfile.TemporaryFile("w+", errors="replace") as kept, redirect_stderr(said):
-            os.dup2(kept.fileno(), 2)
-            try:
-                yield said
-            finally:
-                os.dup2(terminal, 2)
-                kept.seek(0)
-                said.write(kept.read())
+        yield
     finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
         os.close(terminal)
+        os.close(nowhere)
 
 
 def failed(why: str, code: int) -> int:
