@@ -42,6 +42,7 @@ def test_the_default_plan_is_every_row_the_studys_first() -> None:
     assert {run.seed for run in made.runs} == {10} == {run.seed for run in Plan.new("laptop").runs}
     config = made.config(made.runs[0], "/cave", run_dir="out/runs/psrt-seed10")
     assert (config.dim, config.hold_out, config.train_scenes, config.data_root) == (48, False, None, "/cave")
+    assert {run.variant for run in Plan.new("best").runs} == {"kav26_wide"}  # which names its row
     seeds = [run.name for run in Plan.new("record", ["kav1", "psrt"], [10, 11, 10]).runs]
     assert seeds == ["kav1-seed10", "psrt-seed10", "kav1-seed11", "psrt-seed11"]
 

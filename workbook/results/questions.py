@@ -51,8 +51,9 @@ APART = ("8", "10")
 def _questions() -> dict[str, tuple[Comparison, ...]]:
     path = Path(__file__).with_name("questions.json")
     questions = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[Comparison, ...]])
-    studied = [name for name, row in VARIANTS.items() if row.has_ka and not row.ours]
-    with_one = tuple(Comparison(f"{name} − conv3x3", {name: 1, "conv3x3": -1}) for name in studied)
+    # The study's, and our own KA layer that regresses its kernels.
+    layers = [name for name, row in VARIANTS.items() if row.has_ka and (not row.ours or row.kernels == "regressed")]
+    with_one = tuple(Comparison(f"{name} − conv3x3", {name: 1, "conv3x3": -1}) for name in layers)
     return questions | {"8. Against one ordinary convolution": with_one}
 
 

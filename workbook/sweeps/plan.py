@@ -51,8 +51,8 @@ class Plan:
     def new(
         cls, protocol: str, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None, **changes: Any
     ) -> Self:
-        """A plan of a preset, seed by seed: of all rows, of the preset's seed, with fields of `Config` changed. An
-        unknown preset, variant or field, or an impossible value, is a `KAError`.
+        """A plan of a preset, seed by seed: of the row that the preset names, else of all; of the preset's seed; with
+        fields of `Config` changed. An unknown preset, variant or field, or an impossible value, is a `KAError`.
         """
         if protocol not in PRESETS:
             raise unknown("protocol", protocol, PRESETS)
@@ -63,7 +63,8 @@ class Plan:
         now = environment()
         made = {key: now[key] for key in ("time", "commit")}
         made["version"] = now["packages"]["kernel-attention-workbook"]
-        return cls(protocol, shared, (), made).extended(variants or all_rows(), seeds or (base.seed,))
+        usual = (base.variant,) if "variant" in PRESETS[protocol] else all_rows()
+        return cls(protocol, shared, (), made).extended(variants or usual, seeds or (base.seed,))
 
     def extended(self, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> Self:
         """The plan with further variants (None: those it has) of further seeds (None: those it has)."""
