@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         self.add("protocol", f"one of {', '.join(PRESETS)}; a later call may leave it out", nargs="?")
         self.add("--out", "folder of the runs; all it holds may be moved to another machine", required=True)
         self.add("--data", "folder of the data set, on this machine")
-        self.add("--variants", "rows, instead of the preset's own or the whole table; a later call adds them", nargs="+")
+        self.add("--variants", "rows, instead of the preset's or the whole table; a later call adds them", nargs="+")
         self.add("--seeds", "of every row, instead of the preset's one; a later call adds them", nargs="+", type=int)
         self.add("--iterations", "length of every run, instead of the preset's", type=int)
         more = "further fields of the configuration, such as dim=24 batch=8"
