@@ -54,7 +54,8 @@ def _questions() -> dict[str, tuple[Comparison, ...]]:
     # The study's, and our own KA layer that regresses its kernels.
     layers = [name for name, row in VARIANTS.items() if row.has_ka and (not row.ours or row.kernels == "regressed")]
     with_one = tuple(Comparison(f"{name} − conv3x3", {name: 1, "conv3x3": -1}) for name in layers)
-    return questions | {"8. Against one ordinary convolution": with_one}
+    questions["8. Against one ordinary convolution"] = with_one
+    return dict(sorted(questions.items(), key=lambda item: int(item[0].partition(".")[0])))
 
 
 #: Question → the comparisons that answer it (`questions.json`). Keys are the section titles of questions.ipynb.

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,8 +21,8 @@ from workbook.style import COLUMN, narrow, styled
 
 COLOURS = {"better": "C0", "worse": "C1", "open": "0.45"}
 LABELLED = (
-    *("psrt", "psrt_noshuffle", "kav6", "kav11", "kav11_no_ln", "kav17", "conv3x3"),
-    *("kav20", "kav20_image", "residual", "kav21", "kav26"),
+    *("psrt_noshuffle", "kav6", "kav11", "kav11_no_ln", "kav17", "conv3x3"),
+    *("kav20", "kav21", "kav22", "residual", "kav26", "kav26_wide"),
 )
 """Rows that quality_against_cost names; the others are light."""
 
@@ -147,7 +148,7 @@ def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float], line: floa
 
 @narrow
 def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS), which: str = "best") -> Figure:
-    """Differences in PSNR with their intervals, question by question; what was not run is named without a mark."""
+    """Differences in PSNR with their intervals, question by question; what was not run is counted, without a mark."""
     colours = {"supported": "C2", "better": "C2", "refuted": "C1", "worse": "C1", "equal within 0.1 dB": "C0"}
     blocks = [(title, answers(results, title, which)) for title in questions]
     figure = Figure(layout="constrained")
@@ -156,13 +157,14 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
     for title, block in blocks:
         text = axis.annotate(title, (0.01, y), xycoords=("figure fraction", "data"), weight="bold", va="center")
         text.set_in_layout(False)
-        for answer in block:
-            label = answer.comparison.label + ("" if answer.differences else " (not run)")
+        run = [answer for answer in block if answer.differences]
+        missing = [f"({len(block) - len(run)} not run)"] if len(run) < len(block) else []
+        for label, answer in zip_longest([*(answer.comparison.label for answer in run), *missing], run):
             lines = textwrap.wrap(label, 34)
             y -= 0.6 + 0.4 * len(lines)
             ticks.append(y)
             labels.append("\n".join(lines))
-            if answer.differences:
+            if answer is not None:
                 mark(axis, answer.differences["psnr"], y, colours.get(answer.verdict, "0.45"))
             y -= 0.4 * (len(lines) - 1)
         y -= 1.2
