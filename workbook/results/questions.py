@@ -44,7 +44,7 @@ class Comparison:
 #: The protocols that are meant to answer: their questions are drawn.
 PROTOCOLS = ("laptop", "laptop-bicubic", "adaptive", "record")
 
-#: Numbers of the questions that have a table of their own: the last, and the one that other runs answer.
+#: Numbers of the questions that have a table of their own: every row against one, and the one that other runs answer.
 APART = ("8", "10")
 
 

@@ -3,7 +3,6 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -157,9 +156,9 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
     for title, block in blocks:
         text = axis.annotate(title, (0.01, y), xycoords=("figure fraction", "data"), weight="bold", va="center")
         text.set_in_layout(False)
-        run = [answer for answer in block if answer.differences]
-        missing = [f"({len(block) - len(run)} not run)"] if len(run) < len(block) else []
-        for label, answer in zip_longest([*(answer.comparison.label for answer in run), *missing], run):
+        run = [(answer.comparison.label, answer) for answer in block if answer.differences]
+        missing = [(f"({len(block) - len(run)} not run)", None)] if len(run) < len(block) else []
+        for label, answer in (*run, *missing):
             lines = textwrap.wrap(label, 34)
             y -= 0.6 + 0.4 * len(lines)
             ticks.append(y)
