@@ -60,8 +60,7 @@ def _drawn() -> Iterator[tuple[str, Encode]]:
         protocol_table = cache(partial(table, runs, baseline, measurement=measured))
         for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
             yield f"results/{protocol}.{kind}", _made(_made(protocol_table, text), str.encode)
-        figures = {"differences": result_figures.forest, "quality_cost": result_figures.quality_against_cost}
-        for name, figure_of in figures.items():
+        for name, figure_of in report.FIGURES.items():
             yield from kinds_of(f"results/{protocol}_{name}", _made(protocol_table, figure_of))
         if protocol in questions.PROTOCOLS:
             yield from kinds_of(

@@ -175,8 +175,7 @@ def test_every_variant_has_a_row_and_none_an_invented_number(fake: Fake, tmp_pat
             assert (line["status"] == "not run") == (line["model"] not in run)
             assert bool(line["psnr"]) == (line["model"] in run)
             assert not line["psnr_difference"]  # the baseline was not run
-        assert png(result_figures.forest(table)).startswith(b"\x89PNG")
-        assert png(result_figures.quality_against_cost(table)).startswith(b"\x89PNG")
+        assert all(png(draw(table)).startswith(b"\x89PNG") for draw in report.FIGURES.values())
 
 
 def test_the_table_has_the_studys_numbers_and_costs() -> None:
@@ -261,6 +260,22 @@ def test_forest_shows_what_was_run(fake: Fake, tmp_path: Path) -> None:
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["kav11", "kav3"]
     low, high = axes[0].get_xlim()
     assert low == -high
+
+
+def test_scene_by_scene_says_which_scenes_gain(fake: Fake, tmp_path: Path) -> None:
+    """Dots are a row less the baseline, means over seeds: the scenes that gain most on top, the mean at the bottom."""
+    scene, gains = np.arange(50.0, 61.0), np.roll(np.arange(11) / 10, 4)
+    for seed in (0, 1):
+        fake("psrt_noshuffle", seed, scene + seed)
+        fake("kav11", seed, scene + seed + gains + (0.1 if seed else -0.1))
+        fake("kav4", seed, scene + seed)
+    table = tables.table(results.from_runs(tmp_path / "runs"), measurement=COSTS)
+    (axis,) = result_figures.scene_by_scene(table).axes
+    (dots,) = (line for line in axis.lines if line.get_label() in VARIANTS)
+    assert dots.get_label() == "kav11"
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["mean of all", *(table.scenes[i] for i in np.argsort(gains))]
+    assert np.asarray(dots.get_xdata()) == pytest.approx([gains.mean(), *np.sort(gains)])
 
 
 def test_what_is_committed_can_be_read() -> None:

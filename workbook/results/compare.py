@@ -5,7 +5,7 @@ docs/intervals.md says why, with sources and measured error rates.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +24,7 @@ class Difference:
     covers: str = ""  # what the interval covers: `scenes and seeds`, `scenes`, `seeds`, or nothing
     equal: bool = False  # surely within the margin that was asked for
     refused: bool = False  # no seeds connect these models: nothing tells a model from its seeds
+    by_scene: Sequence[float] = ()  # what it is the mean of
 
     @property
     def excludes_zero(self) -> bool:
@@ -40,6 +41,7 @@ class Estimate:
     freedom: float = 0.0  # its degrees of freedom (Satterthwaite); 0 where nothing tells of chance
     covers: str = ""
     refused: bool = False
+    by_scene: Sequence[float] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,8 @@ class Fit:
         spread = sum(part**2 / degrees for part, degrees in parts if degrees)
         covers = " and ".join(what for what, (_, f) in zip(("scenes", "seeds"), parts, strict=True) if f)
         satterthwaite = (of_scenes + of_seeds) ** 2 / spread if spread else float(n - 1 + freedom)
-        return Estimate(float(gaps.mean()), math.sqrt(of_scenes + of_seeds), satterthwaite, covers)
+        error = math.sqrt(of_scenes + of_seeds)
+        return Estimate(float(gaps.mean()), error, satterthwaite, covers, by_scene=gaps.tolist())
 
 
 def judge(estimates: Sequence[Estimate], alpha: float = 0.05, margin: float | None = None) -> list[Difference]:
@@ -101,12 +104,12 @@ def judge(estimates: Sequence[Estimate], alpha: float = 0.05, margin: float | No
     equal = np.zeros_like(levels, dtype=bool)
     if margin is not None:
         equal = _holm([_p(estimates[i], margin) for i in judged], alpha)[0]
-    differences = [Difference(estimate.value, refused=estimate.refused) for estimate in estimates]
+    differences = [Difference(e.value, refused=e.refused, by_scene=e.by_scene) for e in estimates]
     for i, level, within in zip(judged, levels, equal, strict=True):
         estimate = estimates[i]
         half = float(stats.t.isf(level / 2, estimate.freedom)) * estimate.error
         low, high = estimate.value - half, estimate.value + half
-        differences[i] = Difference(estimate.value, low, high, estimate.covers, bool(within))
+        differences[i] = replace(differences[i], low=low, high=high, covers=estimate.covers, equal=bool(within))
     return differences
 
 

@@ -14,7 +14,7 @@ from ka.errors import unknown
 from ka.files import write_bytes
 from ka.metrics import METRICS
 from workbook.results.compare import interval
-from workbook.results.result_figures import forest, quality_against_cost
+from workbook.results.result_figures import forest, quality_against_cost, scene_by_scene
 from workbook.results.stored import SHOWN, UNTRAINED
 from workbook.results.study import BASELINE
 from workbook.results.table import Row, Table
@@ -24,6 +24,9 @@ README_HEADS = {
     "en": ("model", "seeds", "Δ PSNR to {baseline} (dB)", "study: PSNR (dB)", "not run"),
     "zh": ("模型", "种子数", "与 {baseline} 的 PSNR 之差 (dB)", "原研究 PSNR (dB)", "未运行"),
 }
+#: Figures of a table, by the name of their files.
+FIGURES = {"differences": forest, "scenes": scene_by_scene, "quality_cost": quality_against_cost}
+
 # What stands around bold text until a format has its own marks (private characters, which no text of ours has).
 BOLD = ("\ue000", "\ue001")
 
@@ -165,11 +168,10 @@ def _plain(record: object, name: str) -> str:
 
 
 def write(table: Table, folder: str | Path) -> list[Path]:
-    """Write the table as `results.csv`, `.md` and `.tex`, and both figures as PDF; each whole or not at all."""
+    """Write the table as `results.csv`, `.md` and `.tex`, and its figures as PDF; each whole or not at all."""
     texts = {"results.csv": to_csv, "results.md": to_markdown, "results.tex": to_latex}
     files = {name: text(table).encode() for name, text in texts.items()}
-    for name, draw in (("differences.pdf", forest), ("quality_cost.pdf", quality_against_cost)):
-        files[name] = encoded(draw(table), "pdf")
+    files |= {f"{name}.pdf": encoded(draw(table), "pdf") for name, draw in FIGURES.items()}
     for name, data in files.items():
         write_bytes(Path(folder) / name, data)
     return [Path(folder) / name for name in files]

@@ -1,4 +1,4 @@
-"""Figures of results: differences with their intervals, quality against cost, the answers to the questions."""
+"""Figures of results: differences with intervals and scene by scene, quality against cost, answers to the questions."""
 
 import math
 import textwrap
@@ -12,6 +12,7 @@ from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
 
 from ka.metrics import METRICS
+from ka.models.variants import VARIANTS
 from workbook.results.compare import Difference
 from workbook.results.questions import QUESTIONS, answers
 from workbook.results.stored import SHOWN, UNTRAINED, Result
@@ -23,7 +24,7 @@ LABELLED = (
     *("psrt_noshuffle", "kav6", "kav11", "kav11_no_ln", "kav17", "conv3x3"),
     *("kav20", "kav21", "kav22", "residual", "kav26", "kav26_wide"),
 )
-"""Rows that quality_against_cost names; the others are light."""
+"""Rows that quality_against_cost names, the others are light, and that scene_by_scene shows."""
 
 
 @narrow
@@ -81,6 +82,34 @@ def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
         reach = min(reach, 6 * max(abs(gap.value) for _, gap in differences)) or reach
         if reach > 0:
             axis.set_xlim(-1.08 * reach, 1.08 * reach)
+
+
+@narrow
+def scene_by_scene(table: Table) -> Figure:
+    """PSNR differences to the baseline, a dot for every test scene and row: the `LABELLED` rows and own networks, all
+    where none of these was run. The scene that gains least stands at the bottom, under it the mean.
+    """
+    compared = [row for row in table.rows if row.differences and row.differences["psnr"].by_scene]
+    rows = [row for row in compared if row.name in LABELLED or row.name not in VARIANTS] or compared
+    gaps = np.array([row.differences["psnr"].by_scene for row in rows]).reshape(len(rows), len(table.scenes))
+    order = np.argsort(gaps.mean(0)) if rows else np.arange(0)
+    heights = np.array([0.0, *range(2, len(order) + 2)])
+    figure = Figure(figsize=(COLUMN, 1.0 + 0.16 * heights.max(initial=3)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color="black", linewidth=0.8)
+    for i, (row, gap) in enumerate(zip(rows, gaps, strict=True)):
+        spread = heights + 0.7 * (0.5 - (i + 0.5) / len(rows))  # or dots of one scene would hide each other
+        marker = "os^Dv"[i % 5]
+        axis.plot([gap.mean(), *gap[order]], spread, marker, color=f"C{i % 7}", label=row.name)
+    axis.set_yticks(heights, ["mean of all", *(table.scenes[i] for i in order)])
+    axis.set_ylim(-0.6, heights[-1] + 0.6)
+    axis.set_xlabel(f"Δ PSNR (dB) to {table.baseline}")
+    if rows:
+        figure.legend(loc="outside lower center", ncols=3)
+    else:
+        axis.set(xticks=[], yticks=[])
+        axis.text(0.5, 0.6, "no run to compare yet", ha="center", transform=axis.transAxes)
+    return figure
 
 
 @styled
@@ -154,7 +183,9 @@ def chart(results: Sequence[Result], questions: Sequence[str] = tuple(QUESTIONS)
     axis = figure.subplots()
     y, ticks, labels = 0.0, [], []
     for title, block in blocks:
-        text = axis.annotate(title, (0.01, y), xycoords=("figure fraction", "data"), weight="bold", va="center")
+        over = {"facecolor": "white", "linewidth": 0, "pad": 0.5}  # a long title runs over the axis
+        at = (0.01, y)
+        text = axis.annotate(title, at, xycoords=("figure fraction", "data"), weight="bold", va="center", bbox=over)
         text.set_in_layout(False)
         run = [(answer.comparison.label, answer) for answer in block if answer.differences]
         missing = [(f"({len(block) - len(run)} not run)", None)] if len(run) < len(block) else []

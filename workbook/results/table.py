@@ -61,6 +61,7 @@ class Table:
     rows: Sequence[Row]
     baseline: str
     notes: Sequence[str]
+    scenes: Sequence[str] = ()  # those of the PSNR, in the order of `Difference.by_scene`
 
 
 def table(
@@ -99,7 +100,8 @@ def table(
         row = replace(row, printed=printed_for(name))
         rows.append(_with_costs(row, measurement))
     rows = _bold(rows)
-    return Table(rows, baseline, _notes(rows, results, which, baseline, len(compared), measurement))
+    notes = _notes(rows, results, which, baseline, len(compared), measurement)
+    return Table(rows, baseline, notes, scenes.get("psnr", ()))
 
 
 def ranked(table: Table) -> Table:
