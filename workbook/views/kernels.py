@@ -76,7 +76,8 @@ def fused_stage(trace: Trace, layer: int) -> Stage:
 def _branch(trace: Trace, layer: int) -> tuple[KernelAttention, Maps]:
     row = trace.model.row
     if not row.has_ka:
-        instead = "look at its kernel field (make explore)" if row.front else "choose a KA variant, such as kav11"
+        field = "look at it in Kernel field (explore.ipynb, make explore)"
+        instead = field if row.front else "choose a KA variant, such as kav11"
         raise KAError(f"{row.name} has no KA layers, so there are no kernels of layers; {instead}")
     if row.kernels == "identity":
         raise KAError(f"{row.name}: its KA branch returns its input and has no kernels; choose kav5, as described")
