@@ -31,13 +31,13 @@ FEW = ("local injection", "conv3x3", "residual", "kav20_image", "kav20", "kav21"
 """Rows of the README's table."""
 
 ANSWERING = "laptop"
-"""The protocol whose answers are told where none is named: the one in which every row was run."""
+"""The protocol whose answers are told where none is named: the one with every row of PSRT's body."""
 
 FOOTINGS = ("laptop", "laptop-2000", "demo-quarters", "laptop-bicubic")
 """Protocols whose answers stand side by side: they differ in start, data and length."""
 
 DOCUMENTS = {"README.zh.md": "zh"} | dict.fromkeys(
-    ("README.md", "docs/models.md", "docs/results.md", "docs/robustness.md", "docs/adaptive.md"), "en"
+    ("README.md", *(f"docs/{page}.md" for page in ("models", "results", "robustness", "adaptive", "intervals"))), "en"
 )
 """Files with generated parts, and in which language these are."""
 

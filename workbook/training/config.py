@@ -37,7 +37,7 @@ class Config:
     blur_size: Annotated[int, Meta(ge=1, le=99)] | None = None
     blur_sigma: Annotated[float, Meta(ge=1e-3, le=100)] | None = None
     offset: Annotated[int, Meta(ge=0, le=31)] | None = None
-    srf: str | None = None  # the response that makes the HR-MSI: a built-in sensor or a file (docs/data.md)
+    srf: str | None = None  # the response that makes the HR-MSI: a built-in sensor or a file (docs/own-images.md)
     # How own files are read and split (`ka.data.own.files.Reading`): what does not show in them.
     key: str | None = None
     axes: str | None = None
