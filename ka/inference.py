@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ka.data.scenes import Scene
+from ka.data.simulate import Degradation
 from ka.errors import KAError, is_whole
 from ka.methods.attention import ATTENDED
 from ka.methods.local import RADIUS
@@ -146,10 +147,16 @@ def reach(row: Variant, ratio: int = 4) -> int:
     return front + pixels + 1
 
 
-def trained_ratio(model: Model) -> int | None:
-    """The ratio of the images that a model was trained for: its start, front, consistency or file says; None: none."""
+def trained_degradation(model: Model) -> Degradation | None:
+    """How the low-resolution images came about that a model was trained for: its start, front or consistency says."""
     parts = (getattr(part, "degradation", None) for part in (model.start, model.front, model.consistency))
-    return next((degradation.ratio for degradation in parts if degradation is not None), model.ratio)
+    return next((degradation for degradation in parts if degradation is not None), None)
+
+
+def trained_ratio(model: Model) -> int | None:
+    """The ratio of the images that a model was trained for: its degradation or its file says; None: none."""
+    degradation = trained_degradation(model)
+    return model.ratio if degradation is None else degradation.ratio
 
 
 def pass_bytes(model: Model, up: Tensor) -> int:

@@ -48,6 +48,7 @@ class Pair:
     msi: Image  # sharp image
     ratio: int  # how much larger it is
     divisors: tuple[float, float]  # what lr and msi are divided by to lie in [0, 1]
+    supposed: bool  # whether that of lr is as its values let suppose
     notes: tuple[str, ...]  # what was found and converted, in words
 
     @cached_property
@@ -96,7 +97,7 @@ def pair_of(
             notes.append(f"{name} was divided by {by:g}" + ("; the result is multiplied by it" if name == "lr" else ""))
         if image.values.dtype == np.float64:
             notes.append(f"{name} was converted from float64 to float32")
-    return Pair(cube, sharp, ratio, divisors, tuple(notes))
+    return Pair(cube, sharp, ratio, divisors, maximum is None, tuple(notes))
 
 
 def sharpen(
@@ -113,9 +114,10 @@ def sharpen(
 ) -> Float[np.ndarray, "bands h*ratio w*ratio"]:
     """Sharpen a low-resolution cube with a multispectral image of the same place. No truth, no training needed.
 
-    What is converted is said (logger "ka"): integers and images beyond [0, 1] are divided by their maximum or the usual
-    one (255, 1023, 2047, 4095, 10000, 65535), both by one number if both are of one kind; float64 becomes float32;
-    values a little below 0 or above the maximum are set to it.
+    What is converted is said (logger "ka"): integers and images beyond [0, 1] are divided by the usual maximum (255,
+    1023, 2047, 4095, 10000, 65535) or their own where it is a little above a reflectance of 1 (`OVERSHOOT`), both by
+    one number if both are of one kind; float64 becomes float32; values a little below 0 or above the maximum are set
+    to it.
 
     Args:
         lr: the cube. Axes in the order "h w c" (c: bands) are found if only they fit, or said with `axes`.
@@ -133,15 +135,29 @@ def sharpen(
         The sharp cube, float32, in the unit and order of axes of `lr`.
 
     Raises:
-        KAError: images that do not fit each other or the model (bands, channels, ratio); values that are not finite.
+        KAError: images that do not fit each other or the model (bands, channels, ratio); values that are not finite,
+            given or made; a function that does not return the sharp image.
     """
     cube, sharp = _in_memory(lr, "lr"), _in_memory(msi, "msi")
     pair = pair_of(cube, sharp, axes=axes, msi_axes=msi_axes, maximum=max, msi_maximum=msi_max)
     method = method_of(model, pair, degradation, tile)
     if pair.notes[1:]:
         log.warning("%s", "; ".join(pair.notes[1:]))
-    values = method(pair.scene).numpy()
-    return rearrange(pair.image(values).values, f"c h w -> {pair.lr.order}")
+    values = pair.image(made_by(method, pair.scene)).values
+    return values[0] if pair.lr.order == "h w" else rearrange(values, f"c h w -> {pair.lr.order}")
+
+
+def made_by(method: Method, scene: Scene) -> Float[np.ndarray, "bands h w"]:
+    """What a method makes of a scene; a function that returns no image of its size, or NaN, is a `KAError`."""
+    made = method(scene)
+    image = np.asarray(made.detach().cpu() if isinstance(made, Tensor) else made)
+    expected = (len(scene.lr), *scene.msi.shape[1:])
+    if image.shape != expected:
+        raise KAError(f"the method made an image of shape {image.shape}, not of {expected} (bands h w); mend it")
+    if not np.isfinite(image).all():
+        n = np.count_nonzero(~np.isfinite(image))
+        raise KAError(f"the method made {n} values that are NaN or infinite; use {DEFAULT!r}, or mend it")
+    return image
 
 
 def method_of(
@@ -178,6 +194,12 @@ def _check_model(model: Model, pair: Pair) -> None:
             f"{model.row.name} was trained for ratio {ratio}, the images are of {pair.ratio}; use {DEFAULT!r}, or a "
             "model of that ratio"
         )
+    by, unit = pair.divisors[0], model.unit
+    if unit is not None and pair.supposed and by != unit and 1 not in (by, unit):
+        log.warning(
+            "lr is divided by %g, as its values let suppose, the cubes that %s was trained on by %g; if all have one "
+            "unit, give max=%g (and msi_max=)", by, model.row.name, unit, unit,
+        )  # fmt: skip
     if model.consistency is None:
         return
     consistency, r = model.consistency, pair.ratio

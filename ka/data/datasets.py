@@ -73,9 +73,9 @@ def load(
     if dataset == "h5":
         return load_h5(split, user_path(root), degradation, scenes, reading)
     if dataset in KNOWN:
-        root, usual = find_known(dataset, root)
+        paths, usual = find_known(dataset, root)
         given = {name: value for name, value in asdict(reading).items() if value != getattr(AS_FOUND, name)}
-        reading = replace(usual, **given)
+        return load_files(split, paths, degradation, scenes, hold_out_val, replace(usual, **given), dataset)
     return load_files(split, root, degradation, scenes, hold_out_val, reading, dataset)
 
 

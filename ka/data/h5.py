@@ -138,14 +138,16 @@ def load_h5(
     srf = _numbers(path, attributes, "srf", (channels, bands))
     chosen = set(choose(names, scenes, path.name))
 
+    by = reading.max or 1.0
+
     def row(name: str, i: int) -> Scene:
-        by = reading.max or 1.0
         rows: dict[str, Any] = {key: LazyRow(str(path), header.names[key], i, header.shapes[key][1:], header.order, by)
                                 for key in header.names}  # fmt: skip
         return Scene(name, **{"up": LazyUp(rows["lr"], degradation.ratio)} | rows)
 
     rows = [row(name, i) for i, name in enumerate(names) if name in chosen]
-    return SceneSet("h5", split, degradation, wavelengths, display_bands(wavelengths, bands), msi_names, rows, srf)
+    display = display_bands(wavelengths, bands)
+    return SceneSet("h5", split, degradation, wavelengths, display, msi_names, rows, srf, by)
 
 
 def _usual_wavelengths(path: Path, bands: int, reading: Reading) -> np.ndarray | None:

@@ -63,3 +63,13 @@ def digest(sets: Sequence[SceneSet]) -> str:
                 if key == "gt" or not isinstance(getattr(scene, key), np.ndarray):
                     seen.update(np.ascontiguousarray(getattr(scene, key)[:], dtype="<f4").data)
     return seen.hexdigest()
+
+
+def response_digest(scenes: SceneSet) -> str | None:
+    """SHA-256 of the response that made the HR-MSI, None where it is unknown; to float32, so that it is the same on
+    machines that round otherwise.
+    """
+    if scenes.srf is None:
+        return None
+    srf = np.ascontiguousarray(scenes.srf, dtype="<f4")
+    return hashlib.sha256(f"{srf.shape}".encode() + srf.tobytes()).hexdigest()

@@ -116,6 +116,7 @@ class SceneSet:
     msi_names: tuple[str, ...]  # name of each channel of `msi`
     scenes: Sequence[Scene]  # the scenes; those of CAVE are read when first asked for, then kept
     srf: Float[np.ndarray, "channels bands"] | None = None  # the response that made `msi`; None if unknown
+    unit: float = 1.0  # what the values of own files were divided by to lie in [0, 1]
 
     @property
     def ratio(self) -> int:

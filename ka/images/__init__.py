@@ -1,13 +1,13 @@
 """Image files in the field's formats: MATLAB, NumPy, HDF5, ENVI, GeoTIFF, and pictures; read, scaled, written."""
 
-from ka.images.image import Image, Place, Stored, divisor, scaled
-from ka.images.read import ENDINGS, in_nm, read_arrays, read_image, read_stored
+from ka.images.image import Image, Place, Stored, divisor, scaled, unclipped
+from ka.images.read import ENDINGS, images_in, in_nm, read_arrays, read_image, read_stored
 from ka.images.write import FORMATS, check_format, write_image, written_order
 
 __all__ = [
     "ENDINGS",
     "FORMATS", "Image", "Place", "Stored",
-    "check_format", "divisor", "in_nm", "read_arrays",
-    "read_image", "read_stored", "scaled", "write_image",
-    "written_order",
+    "check_format", "divisor", "images_in", "in_nm",
+    "read_arrays", "read_image", "read_stored", "scaled",
+    "unclipped", "write_image", "written_order",
 ]  # fmt: skip

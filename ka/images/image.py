@@ -16,6 +16,9 @@ ORDERS = ("h w c", "c h w", "w h c", "c w h")
 DIVISORS = (1, 255, 1023, 2047, 4095, 10000, 65535)
 """What images are usually scaled to; data are divided by the first of them that is not below their maximum."""
 
+OVERSHOOT = {1: 2.0, 10000: 1.2}
+"""Reflectances, and how far highlights exceed full: up to that many times data are divided by their own maximum."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -51,18 +54,20 @@ class Stored:
         """Orders of axes that it may have: the one that is given, fixed or evident, else h w c and c h w.
 
         Evident is what makes as many bands as there are wavelengths, bands the odd one of three sides, or fewer bands
-        than rows and columns.
+        than rows and columns; against the format's usual order, fewer than half as many.
 
         Raises:
-            KAError: no image, or an unknown order.
+            KAError: no image, an unknown order, or another than the format's.
         """
-        if axes is not None and axes not in ORDERS:
-            raise KAError(f"axes={axes!r} is unknown; choose one of {', '.join(map(repr, ORDERS))} (c: bands)")
         if self.array.dtype.kind not in "fiu":
             raise KAError(f"{self.where} is of type {self.array.dtype}, not of real numbers; give an image")
         shape = self.array.shape
         if len(shape) == 2 and 0 not in shape:
             return ["h w"]
+        if axes is not None and axes not in ORDERS:
+            raise KAError(f"axes={axes!r} is unknown; choose one of {', '.join(map(repr, ORDERS))} (c: bands)")
+        if axes and self.order and axes != self.order:
+            raise KAError(f"{self.where}: axes={axes!r}, but files of this format are {self.order!r}; leave axes out")
         if len(shape) != 3 or 0 in shape:
             raise KAError(f"{self.where}: an array of shape {shape} is no image of three axes; choose or cut out one")
         if fixed := axes or self.order:
@@ -72,7 +77,9 @@ class Stored:
         tests = (lambda c, h, w: c == n, lambda c, h, w: h == w != c, lambda c, h, w: c < min(h, w))
         for test in tests:
             if len(fitting := [order for order, side in sides.items() if test(*side)]) == 1:
-                return fitting
+                c, h, w = sides[fitting[0]]
+                sure = c == n or 2 * c < min(h, w) or self.likely in (None, *fitting)
+                return fitting if sure else list(sides)
         return list(sides)
 
     def size(self, order: str) -> tuple[int, int]:
@@ -97,7 +104,8 @@ class Stored:
 def divisor(images: Sequence[Image], maximum: float | None) -> float:
     """What images of one unit are divided by to lie in [0, 1]: `maximum`, or as their type and values let suppose.
 
-    8-bit data are divided by 255, others by the first of `DIVISORS` that is not below their largest value.
+    8-bit data are divided by 255, others by the first of `DIVISORS` that is not below their largest value, or by that
+    value itself where it is a little above full reflectance (`OVERSHOOT`).
 
     Raises:
         KAError: NaN or infinity, values far below 0 or above `maximum`, a maximum that is not positive.
@@ -114,8 +122,11 @@ def divisor(images: Sequence[Image], maximum: float | None) -> float:
         return float(maximum)
     if all(image.values.dtype == np.uint8 for image in images):
         return 255.0
-    slack = 1 + 1e-6 if most < 2 else 1  # what rounding of float data in [0, 1] leaves
-    return float(next((d for d in DIVISORS if most <= d * slack), most))
+    if 1 < most <= 1 + 1e-6:  # what rounding of float data in [0, 1] leaves
+        return 1.0
+    if any(full < most < full * times for full, times in OVERSHOOT.items()):
+        return most
+    return float(next((d for d in DIVISORS if most <= d), most))
 
 
 def _largest(image: Image) -> float:
@@ -131,7 +142,12 @@ def _largest(image: Image) -> float:
     return high
 
 
+def unclipped(values: Shaped[np.ndarray, "*axes"], by: float) -> Float[np.ndarray, "*axes"]:
+    """As float32, divided by `by`."""
+    unit = np.asarray(values, dtype=np.float32)
+    return unit if by == 1 else unit / np.float32(by)
+
+
 def scaled(values: Shaped[np.ndarray, "*axes"], by: float) -> Float[np.ndarray, "*axes"]:
     """As float32, divided by `by`, with what is a little below 0 or above 1 set to it."""
-    unit = np.asarray(values, dtype=np.float32)
-    return np.clip(unit if by == 1 else unit / np.float32(by), 0, 1)
+    return np.clip(unclipped(values, by), 0, 1)

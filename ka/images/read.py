@@ -1,8 +1,8 @@
 """Reading of image files: which variable, which axes, which wavelengths."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from ka.images.image import Image, Place, Stored
 WAVELENGTHS = ("wavelengths", "wavelength", "wl", "lambda", "bands_nm", "wavelength_nm")
 """Names under which files hold the wavelengths of their bands."""
 
-RASTERS = (".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw",
-           ".png", ".jpg", ".jpeg", ".bmp")  # fmt: skip
-ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".he5", ".nc", *RASTERS[:-4])
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+RASTERS = (".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
+ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".he5", ".nc", *RASTERS)
 """Endings of files that may hold a cube."""
 
 _DATA = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin")  # of an ENVI file, beside its header
@@ -34,6 +34,7 @@ class _File:
     likely: str | None = None
     wavelengths: Float[np.ndarray, " bands"] | None = None
     place: Place | None = None
+    flaws: Mapping[str, str] = field(default_factory=dict)  # of arrays that cannot be taken as they are
 
 
 def read_image(path: str | Path, key: str | None = None, axes: str | None = None) -> Image:
@@ -56,7 +57,21 @@ def read_stored(path: str | Path, key: str | None = None) -> Stored:
     file = _open(path)
     name, array = _choose(file.arrays, key, path)
     where = f"{path}: {name}" if name else str(path)
+    if flaw := file.flaws.get(name or next(iter(file.arrays))):
+        raise KAError(f"{where}: {flaw}")
     return Stored(array, where, file.order, file.likely, file.wavelengths, file.place)
+
+
+def images_in(folder: Path, pictures: bool = False) -> list[Path]:
+    """Files of a folder that may hold a cube (or a picture), by name; ENVI by its header, nothing hidden."""
+    endings = (*ENDINGS, *PICTURES) if pictures else ENDINGS
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    return [path for path in files if path.suffix.lower() in endings and not _has_header(path)]
+
+
+def _has_header(path: Path) -> bool:
+    """Whether these are an ENVI file's data, whose header stands for them."""
+    return path.suffix.lower() != ".hdr" and (path.with_suffix(".hdr").exists() or Path(f"{path}.hdr").exists())
 
 
 def read_arrays(path: Path) -> tuple[Mapping[str, Shaped[np.ndarray, "*axes"]], Float[np.ndarray, " bands"] | None]:
@@ -92,7 +107,7 @@ def _reader(path: Path) -> Callable[[Path], _File]:
         return _hdf5 if h5py.is_hdf5(path) else _matlab
     if suffix in (".h5", ".hdf5", ".he5", ".nc"):
         return _hdf5
-    if suffix in RASTERS or path.with_name(path.name + ".hdr").exists() or path.with_suffix(".hdr").exists():
+    if suffix in (*RASTERS, *PICTURES) or _has_header(path):
         return _raster
     raise KAError(f"{path}: {suffix or 'a name without an ending'} is no kind of image that is read here; give .mat, "
                   ".npy, .npz, .h5, .hdr (ENVI), .tif or .png")  # fmt: skip
@@ -129,6 +144,7 @@ def _matlab(path: Path) -> _File:
 def _hdf5(path: Path) -> _File:
     """Datasets at any depth. MATLAB (v7.3) writes its axes in the reverse order, and says so by an attribute."""
     arrays: dict[str, Shaped[np.ndarray, "*axes"]] = {}
+    flaws: dict[str, str] = {}
     with h5py.File(path, "r") as file:
         matlab: list[bool] = []
 
@@ -136,10 +152,22 @@ def _hdf5(path: Path) -> _File:
             if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" and item.shape:
                 matlab.append("MATLAB_class" in item.attrs)
                 values = np.asarray(item)
+                if flaw := _flaw(item, values):
+                    flaws[name] = flaw
                 arrays[name] = values.T if matlab[-1] else values
 
         file.visititems(visit)
-    return replace(_named(arrays), likely="h w c" if any(matlab) else "c h w")
+    return replace(_named(arrays), likely="h w c" if any(matlab) else "c h w", flaws=flaws)
+
+
+def _flaw(item: Any, values: Shaped[np.ndarray, "*axes"]) -> str:
+    """What NetCDF's attributes say of a dataset and its numbers do not: missing values, and packed ones."""
+    for attribute in ("_FillValue", "missing_value"):
+        if attribute in item.attrs and (n := np.count_nonzero(values == item.attrs[attribute])):
+            return f"{n} values are marked as missing ({attribute}); fill or cut them off before"
+    if np.any(item.attrs.get("add_offset", 0)):
+        return "it is packed, with an offset (add_offset); write it unpacked, as xarray reads it"
+    return ""
 
 
 def _named(values: Mapping[str, Shaped[np.ndarray, "*axes"]]) -> _File:
@@ -161,7 +189,10 @@ def in_nm(wavelengths: Float[np.ndarray, " bands"]) -> Float[np.ndarray, " bands
 
 
 def _raster(path: Path) -> _File:
-    """ENVI, TIFF and pictures, by GDAL; a picture's fourth channel (alpha) is left out."""
+    """ENVI, TIFF and pictures, by GDAL; alpha is left out: of a picture, and of a TIFF if it says nothing.
+
+    GDAL calls the fourth band of every 8-bit TIFF alpha, which may be near infrared.
+    """
     rasterio = gdal()
     with rasterio.open(_data_of(path)) as file:
         if file.subdatasets:  # a TIFF with a page for every band
@@ -169,9 +200,14 @@ def _raster(path: Path) -> _File:
             if len({page.shape for page in pages}) != 1:
                 raise KAError(f"{path}: its pages differ in size; write one image a file")
             return _File({"": np.concatenate(pages)}, order="c h w")
-        colours = [band for band in file.indexes if file.colorinterp[band - 1].name != "alpha"]
-        values, units = file.read(colours), [file.tags(band) for band in colours]
-        nodata = file.nodata
+        kinds, picture = [kind.name for kind in file.colorinterp], path.suffix.lower() in PICTURES
+        if "palette" in kinds:
+            raise KAError(f"{path}: its values are places in a palette, not colours; save it as an RGB image")
+        if any(file.offsets):
+            raise KAError(f"{path}: it is packed, with an offset; unpack it before (gdal_translate -unscale)")
+        values = file.read()
+        kept = [i for i, kind in enumerate(kinds) if kind != "alpha" or not (picture or np.ptp(values[i]) == 0)]
+        values, units, nodata = values[kept], [file.tags(i + 1) for i in kept], file.nodata
         if nodata is not None and np.count_nonzero(values == nodata):
             n = int(np.count_nonzero((values == nodata).any(0)))
             raise KAError(f"{path}: {n} pixels are marked as missing ({nodata:g}); fill or cut them off before")
@@ -182,16 +218,23 @@ def _raster(path: Path) -> _File:
     return _File({"": values}, order="c h w", wavelengths=wavelengths, place=place)
 
 
+def data_beside(header: Path) -> Iterator[Path]:
+    """Data files that an ENVI header may stand for, beside it."""
+    stem = header.with_suffix("")
+    for ending in _DATA:
+        for name in dict.fromkeys((stem.name + ending, stem.name + ending.upper())):
+            if (data := header.with_name(name)) != header and data.is_file():
+                yield data
+
+
 def _data_of(path: Path) -> Path:
     """The data beside an ENVI header; another file is itself."""
     if path.suffix.lower() != ".hdr":
         return path
-    stem = path.with_suffix("")
-    for ending in _DATA:
-        for name in (stem.name + ending, stem.name + ending.upper()):
-            if (data := path.with_name(name)) != path and data.is_file():
-                return data
-    raise KAError(f"{path}: no data file beside this ENVI header; put {stem.name} or {stem.name}.img there")
+    if (data := next(data_beside(path), None)) is None:
+        stem = path.stem
+        raise KAError(f"{path}: no data file beside this ENVI header; put {stem} or {stem}.img there")
+    return data
 
 
 def gdal() -> Any:

@@ -13,23 +13,33 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 
 from ka.errors import KAError
-from ka.files import replacing, user_path
+from ka.files import replacing, user_path, write_bytes
 from ka.images.image import Image
-from ka.images.read import gdal
+from ka.images.read import data_beside, gdal
 
 NAME = "sharp"
 """The variable of a written image, in formats that name them."""
 
 
-def check_format(path: str | Path) -> Path:
-    """The path of a file that can be written, `~` expanded.
+def check_format(path: str | Path, size: int = 0) -> Path:
+    """The path of a file that can be written, `~` expanded, for an image of `size` bytes.
 
     Raises:
-        KAError: an ending of none of `FORMATS`.
+        KAError: an ending of none of `FORMATS`; an image too large for it; ENVI data that the file would not replace.
     """
     path = user_path(path)
-    if path.suffix.lower() not in FORMATS:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise KAError(f"{path}: no format ends in {path.suffix or 'nothing'!r}; choose one of {', '.join(FORMATS)}")
+    if suffix == ".mat" and size >= 2**31:
+        raise KAError(
+            f"{path}: {size / 2**30:.1f} GiB do not fit MATLAB's format v5, which ends at 2; write .h5, which MATLAB "
+            "reads too"
+        )
+    if suffix in (".hdr", ".img"):
+        for data in data_beside(path.with_suffix(".hdr")):
+            if data.suffix.lower() != ".img":
+                raise KAError(f"{path}: its header would be taken for that of {data.name}; give another name")
     return path
 
 
@@ -42,7 +52,7 @@ def write_image(path: str | Path, image: Image) -> Path:
     Raises:
         KAError: an unknown ending; an image too large for the format; a disk that is full or may not be written.
     """
-    path = check_format(path)
+    path = check_format(path, image.values.nbytes)
     FORMATS[path.suffix.lower()](path, image)
     return path
 
@@ -63,11 +73,6 @@ def written_order(path: str | Path, image: Image) -> str:
 def _matlab(path: Path, image: Image) -> None:
     from scipy.io import savemat  # noqa: PLC0415  (half a second that other formats need not pay)
 
-    if image.values.nbytes >= 2**31:
-        size = f"{image.values.nbytes / 2**30:.1f} GiB"
-        raise KAError(
-            f"{path}: {size} do not fit MATLAB's format v5, which ends at 2; write .h5, which MATLAB reads too"
-        )
     with replacing(path) as temporary, open(temporary, "wb") as file:
         savemat(file, _arrays(path, image), do_compression=True)
 
@@ -90,21 +95,26 @@ def _hdf5(path: Path, image: Image) -> None:
 
 def _tiff(path: Path, image: Image) -> None:
     with replacing(path) as temporary:
-        _gdal_write(temporary, image, "GTiff", BIGTIFF="IF_SAFER")
+        _gdal_write(temporary, image, "GTiff", BIGTIFF="IF_SAFER", ALPHA="NO")
 
 
 def _envi(path: Path, image: Image) -> None:
-    """Data and header are made in a folder beside, then moved: the header, by which it is found, last."""
+    """Data and header are made in a folder beside, then moved: the header, by which it is found, last.
+
+    An old header goes before the data, so that it never stands beside new ones.
+    """
     data = path.with_suffix(".img")
-    data.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{data.name}.", dir=data.parent))
-    try:
-        _gdal_write(folder / data.name, image, "ENVI", INTERLEAVE="BSQ")
-        for file in (data, data.with_suffix(".hdr")):
-            with replacing(file) as temporary:
-                shutil.move(folder / file.name, temporary)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    header = data.with_suffix(".hdr")
+    with replacing(data) as temporary:
+        folder = Path(tempfile.mkdtemp(prefix=f".{data.name}.", dir=data.parent))
+        try:
+            _gdal_write(folder / data.name, image, "ENVI", INTERLEAVE="BSQ")
+            text = (folder / header.name).read_bytes()
+            os.replace(folder / data.name, temporary)
+            header.unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    write_bytes(header, text)
 
 
 def _gdal_write(path: Path, image: Image, driver: str, **options: str) -> None:

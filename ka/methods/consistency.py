@@ -148,6 +148,17 @@ def _check(image: Cube, lr: LowCube, msi: MSI, degradation: Degradation, srf: np
 
 
 @lru_cache(maxsize=8)
+def dies_away(degradation: Degradation, within: int) -> bool:
+    """Whether the projection onto lr, at a pixel, depends on what lies within so many low-resolution pixels alone (to
+    1e-6). It does where blur and decimation have an inverse that is local, as every blur narrower than a pixel of lr.
+    """
+    n = 4 * within
+    inverse = np.abs(_axis(n * degradation.ratio, degradation)[1][:, n // 2])
+    far = np.abs(np.arange(len(inverse)) // degradation.ratio - n // 2) > within
+    return bool(inverse[far].max() < 1e-6 * inverse.max())
+
+
+@lru_cache(maxsize=8)
 def _axis(n: int, degradation: Degradation) -> tuple[Float[np.ndarray, "n/ratio n"], Float[np.ndarray, "n n/ratio"]]:
     """Blur and decimation along an axis of `n` pixels, and the pseudo-inverse."""
     matrix = degrade_matrix(n, degradation)

@@ -64,9 +64,10 @@ def local_injection(
             better, and two to three times as slow.
 
     Raises:
-        KAError: images that do not fit together, hold NaN, or values outside the ranges above.
+        KAError: images that do not fit together, hold NaN, or are of another unit; arguments outside these ranges.
     """
     check_pair(lr, msi, degradation)
+    _check_unit(lr=lr, msi=msi)
     low, places = seen_low(msi, degradation, roots, attend)
     kernels = local_kernels(lr, low, matrix, half_side(radius, attend), ridge, places)
     msi = with_roots(msi) if roots else msi
@@ -165,6 +166,16 @@ def check_pair(
             f"msi: {given} pixels do not fit lr at ratio {ratio}, which wants {expected[0]}×{expected[1]}; crop one, "
             "or give the ratio of yours: Degradation(ratio=…)"
         )
+
+
+def _check_unit(**images: np.ndarray) -> None:
+    """Refuse images that are far from [0, 1]: ridge, roots and likeness are in this unit."""
+    for name, image in images.items():
+        if image.min() < -0.5 or image.max() > 2:
+            raise KAError(
+                f"{name}: values from {image.min():g} to {image.max():g} are not in [0, 1]; divide by what stands for "
+                "full reflectance, or let ka.sharpen do it"
+            )
 
 
 def _box_mean(x: Float[np.ndarray, "rows columns c"], radius: int) -> Float[np.ndarray, "rows columns c"]:

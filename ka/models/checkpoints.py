@@ -188,6 +188,7 @@ def _begin_and_end(model: Model, header: Mapping[str, str], where: str) -> None:
     """Give it the start and the consistency that the header describes; files before these had a bicubic start."""
     try:
         model.ratio = int(header["ratio"]) if "ratio" in header else model.ratio
+        model.unit = float(header["unit"]) if "unit" in header else None
         if "start" in header:
             model.start = start_from_dict(json.loads(header["start"]))
         if model.front is not None and "degradation" in header:

@@ -165,7 +165,8 @@ class PSRT(nn.Module):
         self.row, self.n_bands, self.n_msi, self.dim = row, n_bands, n_msi, dim
         self.start: Start = Bicubic()  # what makes `up`, and what is done to the output, of whole scenes (`ka.Network`)
         self.consistency: Consistency | None = None
-        self.ratio: int | None = None  # of the images that it was trained for, where its file says so
+        self.ratio: int | None = None  # of the images that it was trained for, where its file says so …
+        self.unit: float | None = None  # … and what their values were divided by
         front = KernelBank if row.mixes else RegressedKernels
         self.front = front(n_bands, n_msi, row) if row.front else None
         self.body = ResidualBody(n_bands, n_msi, dim, row) if row.body == "residual" else None

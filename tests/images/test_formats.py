@@ -93,6 +93,30 @@ def _pickled(folder: Path) -> Path:
     return folder / "x.npy"
 
 
+def _filled(folder: Path) -> Path:
+    with h5py.File(folder / "x.nc", "w") as file:
+        file["cube"] = np.where(CUBE > 0.9, 65535, CUBE * 1000).astype(np.uint16)
+        file["cube"].attrs["_FillValue"] = np.uint16(65535)
+    return folder / "x.nc"
+
+
+def _packed(folder: Path) -> Path:
+    with h5py.File(folder / "x.nc", "w") as file:
+        file["cube"] = (CUBE * 1000).astype(np.uint16)
+        file["cube"].attrs["add_offset"] = -0.1
+    return folder / "x.nc"
+
+
+def _palette(folder: Path) -> Path:
+    Picture.fromarray((CUBE[0] * 255).astype(np.uint8)).quantize(8).save(folder / "x.png")
+    return folder / "x.png"
+
+
+def _of_many_bands(folder: Path) -> Path:
+    savemat(folder / "x.mat", {"cube": np.zeros((80, 100, 103), np.float32)})
+    return folder / "x.mat"
+
+
 def _headless(folder: Path) -> Path:
     (folder / "x.hdr").write_text("ENVI\n")
     return folder / "x.hdr"
@@ -117,6 +141,13 @@ def _missing_pixels(folder: Path) -> Path:
         (_cut_short, "cut short or not what its name says"),
         (_pickled, "cut short or not what its name says"),
         (_headless, "no data file beside this ENVI header"),
+        (_filled, "values are marked as missing (_FillValue)"),
+        (_packed, "packed, with an offset"),
+        (_palette, "places in a palette, not colours"),
+        (
+            _of_many_bands,
+            "which axis of (80, 100, 103) holds the bands does not show",
+        ),
         (_missing_pixels, "144 pixels are marked as missing (-9999)"),
         (lambda folder: folder / "none.mat", "no such file"),
     ],
@@ -128,6 +159,33 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, make: Callable[[Path], 
     assert "\n" not in str(error.value)
 
 
+def test_a_fourth_band_of_8_bits_is_no_alpha(tmp_path: Path) -> None:
+    """GDAL calls it so in every TIFF that does not say otherwise, as those that others wrote."""
+    values = np.random.default_rng(1).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    np.testing.assert_array_equal(read_image(write_image(tmp_path / "x.tif", Image(values))).values, values)
+    kind = {"driver": "GTiff", "width": 8, "height": 8, "count": 4, "dtype": "uint8"}
+    for band, expected in ((values[3], 4), (np.full((8, 8), 255, np.uint8), 3)):
+        values[3] = band
+        with rasterio.open(tmp_path / "y.tif", "w", transform=rasterio.Affine(2, 0, 0, 0, -2, 0), **kind) as file:
+            file.write(values)
+        np.testing.assert_array_equal(read_image(tmp_path / "y.tif").values, values[:expected])
+
+
+def test_an_order_that_a_format_fixes_is_not_taken_for_another(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "x.tif", Image(CUBE))
+    assert read_image(path, axes="c h w").values.shape == CUBE.shape
+    with pytest.raises(KAError, match="files of this format are 'c h w'; leave axes out"):
+        read_image(path, axes="h w c")
+
+
+def test_envi_is_not_written_over_a_header_of_other_data(tmp_path: Path) -> None:
+    CUBE.tofile(tmp_path / "x")
+    (tmp_path / "x.hdr").write_text("ENVI\nsamples = 48\nlines = 40\nbands = 5\ndata type = 4\ninterleave = bsq\n")
+    with pytest.raises(KAError, match="would be taken for that of x; give another name"):
+        write_image(tmp_path / "x.hdr", Image(CUBE[:2]))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.hdr").values, CUBE)
+
+
 def test_the_key_and_axes_asked_for_are_taken(tmp_path: Path) -> None:
     path = _several(tmp_path)
     assert read_image(path, "b").values.shape == CUBE.shape
@@ -137,10 +195,14 @@ def test_the_key_and_axes_asked_for_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "by"), [([0.2, 1.0], 1), ([3, 250], 255), ([3.0, 900.0], 1023), ([5, 8000], 10000), ([5, 70000], 70000)]
+    ("values", "by"),
+    [
+        *(([0.2, 1.0], 1), ([3, 250], 255), ([3.0, 900.0], 1023), ([5, 8000], 10000), ([5, 70000], 70000)),
+        *(([0.2, 1.3], 1.3), ([5, 10050], 10050), ([5, 12500], 65535), ([0.2, 1 + 5e-7], 1)),  # highlights
+    ],
 )
 def test_units_are_supposed_from_values(values: list[float], by: float) -> None:
-    assert divisor([Image(np.array(values).reshape(1, 1, 2))], None) == by
+    assert divisor([Image(np.array(values).reshape(1, 1, 2))], None) == pytest.approx(by, rel=1e-9)
     assert divisor([Image(np.array(values).reshape(1, 1, 2))], 1e5) == 1e5
 
 

@@ -1,5 +1,6 @@
 """Own cubes as a data set: found, read, scaled, split; the field's HDF5 files under all their names and orders."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from scipy.io import savemat
 
 from ka.data import DATASETS, SPLITS, Degradation, bicubic, degrade, load, respond
 from ka.data.own.files import Reading
+from ka.data.own.known import find_known
 from ka.data.own.responses import response
 from ka.data.simulate import CAVE_WAVELENGTHS, NIKON_D700
 from ka.errors import KAError
@@ -50,7 +52,7 @@ def test_a_folder_of_any_formats_and_sizes(folder: Path, caplog: pytest.LogCaptu
     seen = {scene.name: scene for part in parts.values() for scene in part}
     assert sorted(seen) == ["a", "b", "c", "d", "e"]
     assert [len(part) for part in parts.values()] == [3, 1, 1]
-    assert caplog.text.count("a.hdr: values are divided by 10000") == 1
+    assert caplog.text.count("a.hdr: 7 bands of 40×32 pixels, values are divided by 10000; give max=…") == 1
     np.testing.assert_allclose(seen["e"].gt, cube(4), atol=1e-6)
     assert seen["c"].gt.shape == (7, 32, 44)  # cut to multiples of the ratio
     np.testing.assert_allclose(parts["train"].wavelengths, NM, rtol=1e-5)
@@ -92,6 +94,49 @@ def test_folders_say_the_split(folder: Path) -> None:
     assert [names(folder, split) for split in SPLITS] == [["a"], ["d"], ["e"]]
 
 
+def move(folder: Path, **scenes: str) -> None:
+    """Scenes into folders, each name a letter: `move(folder, train="ab")`."""
+    for part, letters in scenes.items():
+        (folder / part).mkdir(exist_ok=True)
+        for path in [path for path in folder.iterdir() if path.is_file() and path.stem in letters]:
+            shutil.move(path, folder / part / path.name)
+
+
+def test_names_count_more_than_folders(folder: Path) -> None:
+    """What lies in the folder of another part does not train for that."""
+    move(folder, Train="abd", test="ce")
+    assert [names(folder, split, test_scenes="a", val_scenes="c") for split in SPLITS] == [["b", "d"], ["c"], ["a"]]
+    assert [names(folder, split, val_scenes="c") for split in SPLITS] == [["a", "b", "d"], ["c"], ["e"]]
+    with pytest.raises(KAError, match="no scene is left for val"):
+        names(folder, "val")
+
+
+def test_folders_that_say_a_part_of_the_split(folder: Path) -> None:
+    move(folder, train="abc", val="d")
+    with pytest.raises(KAError, match=r"e\.npy lies beside folders that say the split \(train, val\); move it into"):
+        names(folder, "train", test_scenes="b")
+    named = {"test_scenes": "e", "wavelengths": "450,950"}
+    assert [names(folder, split, **named) for split in SPLITS] == [["a", "b", "c"], ["d"], ["e"]]
+    (folder / "e.npy").unlink()
+    with pytest.raises(KAError, match=r"split \(train, val\), and none holds what is to test; add a folder test"):
+        names(folder, "train")
+    assert names(folder, "train", test_scenes="b") == ["a", "c"]
+    train = folder / "train"
+    for root in (train, f"{train / 'a.hdr'}, {train / 'b.tif'}, {train / 'c.mat'}"):
+        assert [len(names(root, split)) for split in SPLITS] == [1, 1, 1]  # alone, its name says nothing
+    shutil.move(train, folder / "test")
+    with pytest.raises(KAError, match=r"say the split \(val, test\), and none holds what is to train"):
+        names(folder, "train")
+
+
+def test_a_name_that_would_not_be_used(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        np.savez(tmp_path / name, cube=cube(seed, 40, 160), wl=NM)
+    assert names(tmp_path, "val") == ["a_val", "b_val"]
+    with pytest.raises(KAError, match="val_scenes='b' of 2 leaves no scene to train or to test; leave it out"):
+        names(tmp_path, "train", val_scenes="b")
+
+
 def test_one_scene_is_cut_into_parts_that_share_no_pixel(tmp_path: Path) -> None:
     whole = cube(0, 40, 160)
     np.save(tmp_path / "x.npy", whole)
@@ -103,6 +148,36 @@ def test_one_scene_is_cut_into_parts_that_share_no_pixel(tmp_path: Path) -> None
     np.save(tmp_path / "x.npy", whole[:, :, :44])
     with pytest.raises(KAError, match="too few to be cut into three parts"):
         load("files", "train", f"{tmp_path / 'x.npy'}", reading=replace(reading, test_share=0.3))
+
+
+def test_a_rewritten_file_is_read_anew(tmp_path: Path) -> None:
+    """In ENVI's format also where its header stays."""
+    (tmp_path / "envi").mkdir()
+    for path in (tmp_path / "x.npy", tmp_path / "envi" / "x.hdr"):
+        for most, kind in ((255, np.float32), (10000, np.uint16)):
+            header = path.read_bytes() if path.suffix == ".hdr" and path.exists() else None
+            values = (cube(0, 40, 160) * most).astype(kind if path.suffix == ".npy" else np.uint16)
+            write_image(path, Image(values, NM))
+            if header is not None:
+                status = path.stat()
+                path.write_bytes(header)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            gt = load("files", "train", path, reading=Reading(wavelengths="450,950"))[0].gt
+            assert gt.max() == pytest.approx(0.9, abs=0.01), (path, most)
+
+
+def test_wavelengths_of_every_file_are_those_of_the_first(tmp_path: Path) -> None:
+    for name, nm in (("a", NM), ("b", np.round(NM / 1000, 3)), ("c", NM)):
+        np.savez(tmp_path / name, cube=cube(0), wl=nm)
+    parts = {split: list(load("files", split, tmp_path, hold_out_val=True)) for split in SPLITS}
+    assert {scene.name for part in parts.values() for scene in part} == {"a", "b", "c"}
+    other = NM + np.eye(7)[2] * 9
+    for nm, says in ((NM[::-1], "band 0 lies at 950 nm, that of a.npz at 450 nm"), (other, "band 2 lies at")):
+        np.savez(tmp_path / "c", cube=cube(0)[::-1], wl=nm)
+        with pytest.raises(KAError, match=rf"c\.npz: its {says}.*; reorder or resample its bands"):
+            list(load("files", "test", tmp_path, reading=Reading(test_scenes="c")))
+    given = Reading(test_scenes="c", wavelengths="450,950")  # who says so knows better than the files
+    assert len(list(load("files", "test", tmp_path, reading=given))) == 1
 
 
 def _dimmer_first(folder: Path) -> None:
@@ -174,6 +249,12 @@ class TestResponses:
         for other in seen:
             np.testing.assert_allclose(other.srf, seen[0].srf)
         assert np.argmax(seen[0].srf, axis=1).tolist() == [1, 3]  # 533 and 700 nm
+
+    @pytest.mark.parametrize("text", ["400\n500\n600\n", "Wellenl\xe4nge,gr\xfcn\n400,1\n500,2\n", "", "400,a\n"])
+    def test_a_file_that_holds_no_table(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+        with pytest.raises(KAError, match=r"a\.csv: no table of numbers in UTF-8, a wavelength and a value"):
+            response(tmp_path / "a.csv", NM, 7)
 
     def test_a_matrix_without_wavelengths_is_taken_as_it_is(self, tmp_path: Path) -> None:
         savemat(tmp_path / "r.mat", {"R": np.arange(1, 15).reshape(2, 7)})
@@ -260,6 +341,22 @@ def test_known_sets_are_read_from_their_files(tmp_path: Path) -> None:
     with pytest.raises(KAError, match=r"no Pavia\.mat .*or dataset='files'"):
         load("pavia_centre", "train", tmp_path)
     assert "washington_dc" in DATASETS
+
+
+def test_known_sets_of_many_files_lie_anywhere(tmp_path: Path) -> None:
+    """Also where a path is long, or holds a comma."""
+    root = tmp_path / ("a" * 60 + ", b") / ("c" * 60)
+    root.mkdir(parents=True)
+    for number in range(50):
+        (root / f"img{number:02}.mat").touch()
+    for number in (0, 1, 2):
+        cubes = {"ref": cube(number, bands=31).transpose(1, 2, 0)}
+        savemat(root / f"img{number:02}.mat", cubes)
+    assert len(find_known("harvard", root)[0]) == 50
+    parts = {split: load("harvard", split, root, hold_out_val=True) for split in SPLITS}
+    assert [len(part) for part in parts.values()] == [36, 4, 10]
+    with pytest.raises(KAError, match="no such file or folder"):
+        load("files", "train", ",".join(str(root / f"img{number}.npy") for number in range(50)))
 
 
 def test_cave_scenes_can_be_chosen_for_every_part(cave_root: Path) -> None:

@@ -70,6 +70,21 @@ def test_a_model_takes_what_it_was_trained_for() -> None:
         ka.sharpen(pair.lr[:5], pair.msi, model)
 
 
+def test_a_unit_that_is_supposed_otherwise_than_in_training_is_said(
+    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A dark image of a 12-bit sensor looks like one of 10 bits."""
+    ka.save_weights(tmp_path / "x.safetensors", ka.build("conv3x3", 200, 4, dim=8), unit=4095)
+    model = ka.load_checkpoint(tmp_path / "x.safetensors")
+    dark = scene.lr / scene.lr.max() * 900, scene.msi / scene.msi.max() * 900
+    ka.sharpen(*dark, model)
+    assert "divided by 1023, as its values let suppose, the cubes that conv3x3 was trained on by 4095" in caplog.text
+    caplog.clear()
+    ka.sharpen(*dark, model, max=4095, msi_max=4095)
+    ka.sharpen(scene.lr, scene.msi, model)
+    assert "let suppose" not in caplog.text
+
+
 def test_a_pair_of_other_sensors_is_said(caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(0)
     gt = rng.random((4, 32, 32)).astype(np.float32)
@@ -101,6 +116,28 @@ def test_what_does_not_fit_is_refused_in_one_line(scene: Scene, name: str) -> No
         ka.sharpen(*make(scene))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_panchromatic_image_and_a_single_band_may_be_flat(scene: Scene) -> None:
+    flat = ka.sharpen(scene.lr, scene.msi[0])
+    np.testing.assert_array_equal(flat, ka.sharpen(scene.lr, scene.msi[:1]))
+    band = ka.sharpen(scene.lr[0], scene.msi[0], msi_axes="c h w")
+    np.testing.assert_array_equal(band, ka.sharpen(scene.lr[:1], scene.msi[:1])[0])
+
+
+def test_what_a_method_returns_is_looked_at(scene: Scene) -> None:
+    with pytest.raises(KAError, match=r"shape \(4, 48, 32\), not of \(200, 48, 32\)"):
+        ka.sharpen(scene.lr, scene.msi, lambda s: torch.from_numpy(s.msi))
+    with pytest.raises(KAError, match="values that are NaN"):
+        ka.sharpen(scene.lr, scene.msi, lambda s: torch.from_numpy(s.up * np.nan))
+    learning = torch.ones(1, requires_grad=True)
+    made = ka.sharpen(scene.lr, scene.msi, lambda s: torch.from_numpy(s.up) * learning)
+    np.testing.assert_array_equal(made, ka.sharpen(scene.lr, scene.msi, "bicubic"))
+
+
+def test_a_closed_form_wants_images_in_its_unit(scene: Scene) -> None:
+    with pytest.raises(KAError, match=r"msi: values from .* are not in \[0, 1\]"):
+        ka.local_injection(scene.lr, scene.msi * 255)
 
 
 def test_unclear_axes_are_asked_for() -> None:

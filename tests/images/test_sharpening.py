@@ -98,6 +98,9 @@ def test_other_work_does_not_go_on_with_half_tiles(pair: Path, tmp_path: Path) -
     canvas.put(3, (slice(0, 1), slice(0, 1)), np.ones((6, 1, 1)))
     assert canvas.begin({"method": "a"}) == {3}
     assert canvas.begin({"method": "b"}) == set()
+    (tmp_path / "parts" / "sharp.npy").unlink()  # a kill while the folder was being removed
+    assert canvas.begin({"method": "b"}) == set()
+    assert canvas.values().shape == (6, 96, 112)
 
 
 def test_folders_are_paired_by_name(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +128,38 @@ def test_the_truth_has_to_be_of_the_images(pair: Path) -> None:
     np.save(pair / "wrong.npy", np.zeros((6, 96, 100)))
     with pytest.raises(KAError, match="is not the truth of"):
         files.sharpen_file(files.Request(pair / "lr.tif", pair / "msi.png", truth=pair / "wrong.npy"))
+
+
+def test_the_truth_is_measured_as_it_is(pair: Path) -> None:
+    """Neither clipped by what the darker cube was divided by, nor taken in another unit."""
+    truth = np.load(pair / "gt.npy")
+    write_image(pair / "dim.tif", Image((read_image(pair / "lr.tif").values // 3).astype(np.uint16)))
+    request = files.Request(pair / "dim.tif", pair / "msi.png", truth=pair / "truth.npy", out=pair / "x.npy")
+    np.save(pair / "truth.npy", truth / 3 + 2000 * (np.arange(112) == 0))
+    result = files.sharpen_file(request)
+    assert result.pair.divisors[0] < np.load(pair / "truth.npy").max()
+    assert result.truth is not None
+    assert result.truth.max() > 1
+    np.save(pair / "truth.npy", truth / 10000)
+    with pytest.raises(KAError, match="give the truth in the unit of lr"):
+        files.sharpen_file(request)
+
+
+def test_a_result_does_not_replace_what_it_is_made_of(pair: Path) -> None:
+    write_image(pair / "cube.hdr", read_image(pair / "lr.tif"))
+    with pytest.raises(KAError, match="one of the images given"):
+        files.sharpen_file(files.Request(pair / "cube.hdr", pair / "msi.png", out=pair / "cube.img"))
+
+
+def test_a_wide_blurs_projection_sees_the_whole_image(pair: Path) -> None:
+    """Its inverse does not die away within a tile's margin: tiles would show."""
+    images = files.Request(pair / "lr.tif", pair / "msi.png").pair()
+    for (size, sigma), count in {(3, 0.5): 42, (15, 4.0): 1}.items():
+        used, seen = network(), list[int]()
+        used.model.consistency = Consistency(Degradation(4, size, sigma), SRF)
+        canvas = tiles.Canvas(pair / f"parts{size}", (6, 96, 112), "c h w")
+        tiles.paint(images, used, canvas, "x", tile=16, tell=lambda done, of, left, seen=seen: seen.append(of))  # type: ignore[misc]
+        assert set(seen) == {count}
 
 
 def test_axes_of_a_pair_of_files_are_found_by_its_partner(tmp_path: Path) -> None:

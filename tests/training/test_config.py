@@ -60,9 +60,28 @@ def test_a_wrong_field_is_explained(field: str, value: object, message: str) -> 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("dataset", ["indian_pines", "cave"])
+def test_what_only_own_files_are_read_by(dataset: str) -> None:
+    root = None if dataset == "indian_pines" else "here"
+    given = {"key": "x", "axes": "h w c", "max": 255.0, "wavelengths": "400,700", "val_share": 0.2, "test_share": 0.1}
+    for name, value in given.items():
+        says = (
+            rf"^{name} would be ignored with dataset='{dataset}', which says this itself; leave out .* dataset='files'$"
+        )
+        with pytest.raises(KAError, match=says):
+            Config(dataset=dataset, data_root=root, **{name: value})
+    with pytest.raises(KAError, match="srf would be ignored with dataset='h5'"):
+        Config(dataset="h5", data_root="here", srf="ikonos")
+    with pytest.raises(KAError, match=r"^key, axes, max, wavelengths, val_share, test_share would be ignored"):
+        Config(dataset=dataset, data_root=root, **given)
+    assert Config(dataset="files", data_root="here", **given).max == 255.0
+    assert Config(dataset=dataset, data_root=root, val_share=0.1, max=None).max is None
+
+
 def test_every_number_has_its_range() -> None:
     """The limits themselves pass, what lies beyond them does not."""
     plain = {"ratio": 4, "dim": 8, "patch": 16, "stride": 4}
+    own = {"dataset": "files", "data_root": "here"}
     ranges = 0
     for name, hint in get_type_hints(Config, include_extras=True).items():
         (limits,) = [h.__metadata__[0] for h in (hint, *get_args(hint)) if get_origin(h) is Annotated] or [None]
@@ -72,7 +91,7 @@ def test_every_number_has_its_range() -> None:
         length = {"iterations": None} if name == "epochs" else {"patch": 4096} if name == "margin" else {}
         if name not in plain:
             for value in (limits.ge, limits.le):
-                assert getattr(Config(**{name: value} | length), name) == value
+                assert getattr(Config(**{name: value} | length | own), name) == value
         for value in (limits.ge - 1, limits.le + 1):
             with pytest.raises(KAError, match=f"{name}={value} is out of range"):
                 Config(**{name: value} | length)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import slurm as throwaway
@@ -184,6 +185,31 @@ def test_the_notebook_reads_what_the_processes_left(
         monkeypatch.setattr(subprocess, "Popen", lambda _, command=ended, **values: begun(command, **values))
         with pytest.raises(KAError, match=message):
             distributed.train_on(2, smoke(tmp_path / "run"))
+
+
+def test_relative_paths_are_those_of_the_notebook(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a response, and of each file of a list; the packages are found from there."""
+    begun, here = subprocess.Popen, tmp_path / "here"
+    here.mkdir()
+    for name in ("curves.csv", "a.mat", "b.mat"):
+        (here / name).touch()
+    look = """
+import ast, importlib.util, pathlib, sys
+fields = {name: ast.literal_eval(text) for name, _, text in (field.partition("=") for field in sys.argv[1:])}
+paths = [*fields["data_root"].split(","), fields["srf"]]
+assert all(pathlib.Path(path).is_file() for path in paths), paths
+assert pathlib.Path(fields["run_dir"]).is_absolute()
+assert importlib.util.find_spec("workbook.training")
+"""
+
+    def start(command: list[str], **values: Any) -> "subprocess.Popen[bytes]":
+        return begun([sys.executable, "-c", look, *command[command.index("demo") + 1 :]], **values)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.chdir(here)
+    distributed.train_on(2, smoke(Path("run"), dataset="files", data_root="a.mat,b.mat", srf="curves.csv"))
 
 
 def test_mistakes_of_the_call(smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

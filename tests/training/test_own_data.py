@@ -1,5 +1,6 @@
 """Data as users have them: bands without signal, black scenes, NaN in some patch, moved, on another machine."""
 
+import json
 import logging
 import math
 import shutil
@@ -14,7 +15,9 @@ from notebooks_here import run_here
 from stopping import before_call, same, stop
 
 import ka
+from ka.data import Degradation
 from ka.data.h5 import FIELDS
+from ka.data.own.files import Reading
 from ka.errors import KAError
 from workbook import notebook
 from workbook.explorer.catalog import finished_runs
@@ -121,6 +124,61 @@ def test_a_run_goes_on_where_its_data_were_moved(
         assert train(smoke(path, data_root=name), bar=False).finished
     with pytest.raises(KAError, match="begun on other data"):
         train(smoke(path, data_root="other"), bar=False)
+
+
+def test_a_run_goes_on_with_the_response_that_it_began_with(
+    smoke: Smoke, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any file that holds it; runs of former versions noted nothing of it."""
+    nm, files = np.linspace(450, 950, 7), [tmp_path / f"{name}.csv" for name in ("first", "moved", "other")]
+    curves = np.random.default_rng(0).random((3, 7))
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).random((7, 32, 160), np.float32))
+    for path, values in zip(files, (curves, curves, curves[::-1]), strict=True):
+        np.savetxt(path, np.column_stack([nm, values.T]), delimiter=",")
+
+    def run(srf: Path | str) -> Config:
+        own = {"dataset": "files", "data_root": str(tmp_path / "x.npy"), "wavelengths": "450,950", "stride": 16}
+        return smoke(tmp_path / "run", srf=str(srf), **own)
+
+    def begins(srf: Path) -> None:
+        with monkeypatch.context() as patch:
+            before_call(patch, Step, "__call__", 1, stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(run(srf), bar=False)
+
+    begins(files[0])
+    environment = tmp_path / "run" / "environment.json"
+    noted = json.loads(environment.read_text())
+    environment.write_text(json.dumps({key: value for key, value in noted.items() if key != "srf"}))
+    with pytest.raises(KAError, match=r"holds another run \(srf: .*moved\.csv"):
+        train(run(files[1]), bar=False)
+    with pytest.raises(KAError, match=r"holds another run \(srf: "):
+        train(run("ikonos"), bar=False)
+    environment.write_text(json.dumps(noted))
+    kept = files[0].read_bytes()
+    files[0].write_bytes(files[2].read_bytes())
+    for path in (files[0], files[2]):
+        with pytest.raises(KAError, match=r"run was begun with another response than this .*; give that"):
+            train(run(path), bar=False)
+    begins(files[1])
+    files[0].write_bytes(kept)
+    (tmp_path / "run" / "metrics.json").write_text("{}")  # finished: the same, as far as it shows
+    for path in (files[1], files[0], tmp_path / "nowhere.csv"):
+        assert train(run(path), bar=False).finished
+    with pytest.raises(KAError, match="begun with another response"):
+        train(run(files[2]), bar=False)
+    shutil.copytree(finished, tmp_path / "kept")
+    config = json.loads((finished / "config.json").read_text())
+    (tmp_path / "kept" / "config.json").write_text(json.dumps(config | {"srf": str(files[0])}))
+    assert stored.Record.of(Run(tmp_path / "kept")).config["srf"] == "first.csv"
+
+
+def test_weights_say_the_unit_of_what_they_were_trained_on(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.linspace(0, 3900, 7 * 32 * 160, dtype=np.float32).reshape(7, 32, 160))
+    reading = Reading(wavelengths="450,950")
+    scenes = ka.data.load("files", "test", tmp_path / "x.npy", Degradation(), reading=reading)
+    Run(tmp_path).save_model("best", ka.build("conv3x3", 7, scenes.n_msi, dim=8), 1, "last", scenes)
+    assert ka.load_checkpoint(tmp_path / "best.safetensors").unit == 4095
 
 
 def test_a_finished_run_is_shown_without_its_data(

@@ -227,7 +227,7 @@ def test_metrics_tell_of_the_best_weights_that_are_there(smoke: Smoke, tmp_path:
     run = train(smoke(tmp_path / "run"), bar=False)
     (run.path / "metrics.json").unlink()
     model = initial_state(smoke(run.path, seed=3), 4, 3, torch.device("cpu")).model
-    run.save_model("best", model, 5, "average", 4)
+    run.save_model("best", model, 5, "average", ka.data.load("indian_pines", "test"))
     train(smoke(run.path), bar=False)
     assert run.metrics()["best"] == {"step": 5, "weights": "average"}
     bicubic = run.metrics()["methods"]["bicubic"]["mean"]["psnr"]  # where a network starts

@@ -77,7 +77,7 @@ class Record:
             values = {
                 "format": 1,
                 "config": {key: value for key, value in config.to_dict().items() if key not in NOT_KEPT}
-                | {"init": config.init and Path(config.init).name},
+                | {"init": config.init and Path(config.init).name, "srf": config.srf and Path(config.srf).name},
                 "environment": {key: starts[-1].get(key) for key in KEPT} | {"starts": len(starts)},
                 **{key: metrics[key] for key in ("split", "best", "iterations", "seconds", "parameters")},
                 "methods": {name: evaluation["scenes"] for name, evaluation in metrics["methods"].items()},
@@ -302,7 +302,9 @@ def keep_weights(run: Run, path: Path) -> None:
     psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite
     known = {} if psnr is None else {"psnr": round(psnr, 3)}
     noted = {"dataset": metrics["dataset"], "ratio": metrics["ratio"], "step": metrics["best"]["step"]}
-    save_weights(path, run.model("best"), half=True, **noted, **known)
+    model = run.model("best")
+    unit = {} if model.unit is None else {"unit": model.unit}
+    save_weights(path, model, half=True, **noted, **known, **unit)
 
 
 def means(name: str) -> Means:

@@ -1,6 +1,7 @@
 """Pairs of image files, sharpened: one pair, or two folders of them."""
 
 import hashlib
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -17,7 +18,18 @@ from ka.data import Degradation, Scene, SceneSet, load
 from ka.errors import KAError
 from ka.evaluation import evaluate
 from ka.files import user_path
-from ka.images import FORMATS, Image, check_format, read_image, read_stored, scaled, write_image, written_order
+from ka.images import (
+    FORMATS,
+    Image,
+    check_format,
+    divisor,
+    images_in,
+    read_image,
+    read_stored,
+    unclipped,
+    write_image,
+    written_order,
+)
 from ka.methods import Method
 from ka.pairs import DEFAULT, UNTRAINED, Pair, method_of, pair_of
 from workbook.sharpening.tiles import TILE, Canvas, Tell, paint
@@ -57,6 +69,12 @@ class Request:
         run = Run(user_path(self.model))
         model = run.model() if self.model not in UNTRAINED and run.config() is not None else self.model
         return method_of(model, pair, Degradation(pair.ratio, self.blur_size, self.blur_sigma))
+
+    def given(self) -> set[Path]:
+        """The files of the images, which no result may replace."""
+        paths = [user_path(path).resolve() for path in (self.lr, self.msi, self.truth) if path is not None]
+        envi = [path for path in paths if path.suffix.lower() in (".hdr", ".img")]
+        return {*paths, *(path.with_suffix(ending) for path in envi for ending in (".hdr", ".img"))}
 
     @property
     def target(self) -> Path:
@@ -99,7 +117,7 @@ class Sharpened:
     def sharp(self) -> np.ndarray:
         """The result in [0, 1], `bands h w`, read back from its file."""
         image = read_image(self.path, axes=written_order(self.path, self.pair.lr))
-        return scaled(image.values, self.pair.divisors[0])
+        return unclipped(image.values, self.pair.divisors[0])
 
 
 def sharpen_file(request: Request, tell: Tell | None = None) -> Sharpened:
@@ -109,11 +127,14 @@ def sharpen_file(request: Request, tell: Tell | None = None) -> Sharpened:
         KAError: images that cannot be read, or do not fit each other or the model; a result that cannot be written.
     """
     target, begun = request.target, time.monotonic()
+    if target.resolve() in request.given():
+        raise KAError(f"{target}: this is one of the images given; give another out")
     pair = request.pair()
     method = request.method(pair)
     truth = None if request.truth is None else _truth(request, pair)
     order = written_order(target, pair.lr)
     shape = (len(pair.lr.values), *pair.msi.values.shape[1:])
+    check_format(target, 4 * math.prod(shape))
     canvas = Canvas(target.with_name(f".{target.name}.parts"), shape, order)
     paint(pair, method, canvas, _described(request), request.tile, tell)
     values = canvas.values()
@@ -122,7 +143,7 @@ def sharpen_file(request: Request, tell: Tell | None = None) -> Sharpened:
     metrics: dict[str, Any] = {"methods": {}}
     try:
         if truth is not None:
-            made = {"bicubic": pair.scene.up, Path(request.model).name: scaled(values, pair.divisors[0])}
+            made = {"bicubic": pair.scene.up, Path(request.model).name: unclipped(values, pair.divisors[0])}
             metrics = _measure(made, truth, pair)
     finally:
         canvas.remove()
@@ -182,11 +203,7 @@ def pairs_in(request: Request) -> list[Request]:
 def _images(folder: Path) -> dict[str, Path]:
     """Image files of a folder by the name of their pair; ENVI by its header."""
     images: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in (*FORMATS, ".png", ".jpg", ".bmp") or path.is_dir():
-            continue
-        if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
-            continue
+    for path in images_in(folder, pictures=True):
         name = KINDS.sub("", path.stem)
         if name in images:
             raise KAError(f"{folder}: {images[name].name} and {path.name} are both {name}; move one away")
@@ -195,7 +212,7 @@ def _images(folder: Path) -> dict[str, Path]:
 
 
 def _truth(request: Request, pair: Pair) -> np.ndarray:
-    """The true sharp cube in [0, 1]; it is in the unit of `lr`."""
+    """The true sharp cube in the unit of `lr` divided to [0, 1], nothing clipped."""
     assert request.truth is not None
     stored, shape = read_stored(request.truth), (len(pair.lr.values), *pair.msi.values.shape[1:])
     fitting = [order for order in (stored.order, "h w c", "c h w") if order and _shape(stored.array, order) == shape]
@@ -203,7 +220,14 @@ def _truth(request: Request, pair: Pair) -> np.ndarray:
         raise KAError(
             f"{stored.where}: {stored.array.shape} is not the truth of {shape} (bands h w); give another, or none"
         )
-    return scaled(stored.image(fitting[0]).values, pair.divisors[0])
+    image = stored.image(fitting[0])
+    divisor([image], None)  # refuses what is not finite
+    low, high = float(np.mean(pair.lr.values)), float(np.mean(image.values))
+    if not 0.5 * low <= high <= 2 * low:
+        raise KAError(
+            f"{stored.where}: a mean of {high:g} where lr has {low:g}; give the truth in the unit of lr, or none"
+        )
+    return unclipped(image.values, pair.divisors[0])
 
 
 def _shape(array: np.ndarray, order: str) -> tuple[int, ...]:

@@ -20,12 +20,13 @@ from ka.files import write_json
 from ka.images import scaled
 from ka.inference import GRID, Network, reach
 from ka.methods import Method
+from ka.methods.consistency import dies_away
 from ka.methods.injection import Bicubic, LinearInjection, LocalInjection
 from ka.methods.local import own_matrix, with_roots
-from ka.pairs import Pair
+from ka.pairs import Pair, made_by
 
 TILE = 512
-CONSISTENT = 16  # low-resolution pixels over which a projection onto lr dies away, however wide the blur
+CONSISTENT = 16  # low-resolution pixels over which a projection onto lr dies away, unless the blur is wide
 
 Tell = Callable[[int, int, float], None]
 """Called after every tile with how many are done, how many there are, and about the seconds left."""
@@ -43,7 +44,7 @@ class Canvas:
         """Tiles of the same work that a former call has done; anything else that lies there is thrown away."""
         described = self.folder / "work.json"
         try:
-            if json.loads(described.read_text()) == work:
+            if json.loads(described.read_text()) == work and self._file.is_file():
                 *done, _ = (self.folder / "tiles.txt").read_text().split("\n")  # the last may be half a line
                 return {int(line) for line in done}
         except (OSError, ValueError):
@@ -86,6 +87,7 @@ class Canvas:
             raise KAError(f"{self.folder}: could not be written ({error.strerror or error}); {cure}") from error
 
     def remove(self) -> None:
+        (self.folder / "work.json").unlink(missing_ok=True)  # what a kill leaves is not gone on with
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -112,7 +114,8 @@ def paint(pair: Pair, method: Method, canvas: Canvas, name: str, tile: int = TIL
         y0, x0 = max(0, top - m), max(0, left - m)
         h, w = (min(n, stop + m) - start for n, stop, start in
                 zip(size, (top + height, left + width), (y0, x0), strict=True))  # fmt: skip
-        sharp = method(pair.part(y0, x0, h, w)).numpy()[:, top - y0 : top - y0 + height, left - x0 : left - x0 + width]
+        sharp = made_by(method, pair.part(y0, x0, h, w))
+        sharp = sharp[:, top - y0 : top - y0 + height, left - x0 : left - x0 + width]
         canvas.put(index, (slice(top, top + height), slice(left, left + width)), pair.image(sharp).values)
         done.add(index)
         if tell is not None:
@@ -137,7 +140,11 @@ def _margin(method: Method, pair: Pair) -> int | None:
         if row.position_bound(h, w):
             return None
         pixels = reach(row, ratio) + _start_margin(method.model.start, ratio)
-        pixels += 0 if method.model.consistency is None else CONSISTENT * ratio
+        consistency = method.model.consistency
+        if consistency is not None and consistency.kind != "spectral":
+            if not dies_away(consistency.degradation, CONSISTENT):
+                return None
+            pixels += CONSISTENT * ratio
     elif isinstance(method, Bicubic | LinearInjection | LocalInjection):
         pixels = _start_margin(method, ratio)
     else:

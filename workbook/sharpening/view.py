@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ka.data import Degradation, SceneSet
 from ka.data.scenes import display_bands
-from ka.inference import Network
+from ka.inference import Network, trained_degradation
 from workbook.sharpening.files import Sharpened
 from workbook.style import png
 from workbook.views import plots
@@ -26,9 +26,8 @@ class View:
     def __init__(self, sharpened: Sharpened) -> None:
         pair, method = sharpened.pair, sharpened.method
         consistency = method.model.consistency if isinstance(method, Network) else None
-        degradation = getattr(method, "degradation", None) or Degradation(pair.ratio)
-        if consistency is not None:
-            degradation = consistency.degradation
+        known = trained_degradation(method.model) if isinstance(method, Network) else None
+        degradation = known or getattr(method, "degradation", None) or Degradation(pair.ratio)
         nm, bands = pair.lr.wavelengths, len(pair.lr.values)
         names = tuple(f"channel {i}" for i in range(len(pair.msi.values)))
         srf = None if consistency is None else consistency.srf

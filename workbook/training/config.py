@@ -20,6 +20,9 @@ AMP = Literal["none", "bfloat16"]
 Start = Literal["bicubic", "linear", "local"]
 Consistency = Literal["none", "spectral", "spatial", "both"]
 Factor = Annotated[float, Meta(ge=1e-6, le=1e6)]
+OF_FILES = ("key", "axes", "max", "wavelengths", "val_share", "test_share")  # what says how own files are read
+OF_H5 = ("srf", "key", "axes", "val_share", "test_share", "val_scenes", "test_scenes")  # what HDF5 files say
+IGNORED = {"indian_pines": OF_FILES, "cave": OF_FILES, "h5": OF_H5}
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,11 @@ class Config:
             raise KAError(f"dataset={self.dataset!r} needs data_root, the folder (or file) that holds it")
         if self.dataset == "indian_pines" and self.data_root is not None:
             raise KAError("data_root is given, but the embedded scene needs none; add dataset='cave', 'h5' or 'files'")
+        usual = {field.name: field.default for field in fields(self)}
+        ignored = [name for name in IGNORED.get(self.dataset, ()) if getattr(self, name) != usual[name]]
+        if ignored:
+            what = f"{', '.join(ignored)} would be ignored with dataset={self.dataset!r}, which says this itself"
+            raise KAError(f"{what}; leave out what is not for it, or add dataset='files'")
 
     @classmethod
     def preset(cls, name: str = "demo", **changes: Any) -> Self:

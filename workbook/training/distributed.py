@@ -48,18 +48,16 @@ def train_on(
     if devices == 1:
         return train(config, scenes, restart=restart, watch=watch, bar=False)
     run = Run(run_folder(config).resolve())
-    paths = {
-        key: value and str(Path(value).resolve()) for key in ("data_root", "init") for value in [getattr(config, key)]
-    }
-    fields = config.to_dict() | {"run_dir": str(run.path)} | paths
+    fields = config.to_dict() | {"run_dir": str(run.path)}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     command = [*torchrun, "-m", "workbook.training.distributed", "demo", *(f"{k}={v!r}" for k, v in fields.items())]
     # Errors come back in files outside the run folder, which may be in use, or what cannot be written.
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w+", encoding="utf-8") as log:
-        where = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))  # of one's own network
+        # One's own network lies here. The processes stay here too: paths of data may be relative, and any of a list
+        where = os.pathsep.join(filter(None, (os.getcwd(), str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, PARENT: str(os.getpid()), ERRORS: folder, "PYTHONPATH": where}
         command += ["--restart"] if restart else []
-        code = _watched(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment), run, watch)
+        code = _watched(subprocess.Popen(command, stdout=log, stderr=log, env=environment), run, watch)
         errors = [path.read_text(encoding="utf-8") for path in sorted(Path(folder).glob("rank*.txt"))]
         if code and not errors:
             log.seek(0)

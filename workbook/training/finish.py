@@ -36,9 +36,9 @@ def finish(run: Run, scenes: Data, state: State, bar: bool = True) -> None:
     memory = {"training_mib": round(peak_bytes(device) / 2**20)}
     forget_peak(device)
     for which, weights in (("last", model), ("average", state.average)):
-        run.save_model(which, weights.eval(), state.step, which, scenes.test.ratio)
+        run.save_model(which, weights.eval(), state.step, which, scenes.test)
     if not state.best_of:  # nothing was held out: the last weights count
-        run.save_model("best", model, state.step, "last", scenes.test.ratio)
+        run.save_model("best", model, state.step, "last", scenes.test)
     best_step, best_of = run.best()
     methods: dict[str, Method] = {"best": Network(run.model("best").to(device))}
     if not state.best_of:

@@ -1,7 +1,7 @@
 """A run is a folder; this is what lies in it, and how it survives being killed.
 
     config.json         what was asked for
-    environment.json    versions, git commit, hardware, of every start; a digest of the data; the weights it began from
+    environment.json    versions, commit, hardware of every start; digests of data and response; its first weights
     history.jsonl       a line per validation (and the loss since the last one)
     checkpoint.pt       everything needed to go on (weights, averages, optimiser, step)
     best.safetensors    the weights that validation chose; last.safetensors, average.safetensors: the final ones
@@ -23,6 +23,8 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
+from ka.data import SceneSet
+from ka.data.own.responses import names_file
 from ka.errors import KAError, is_whole
 from ka.files import user_path, write_bytes, write_json
 from ka.models.checkpoints import load_checkpoint, save_weights, weights_file
@@ -102,6 +104,8 @@ class Run:
         # Where the run and its data lie and how often it is saved do not change its outcome (see `check_data`).
         free = {"run_dir", "checkpoint_every", "data_root"}
         free |= {"init"} if config.init and before.init else set()  # `begun_from` looks at the weights themselves
+        if names_file(before.srf) and names_file(config.srf) and self._noted("srf"):
+            free |= {"srf"}
         differing = [key for key in new if key not in free and old[key] != new[key]]
         if differing:
             changed = [f"{key}: {old[key]!r} there, {new[key]!r} asked" for key in differing]
@@ -111,24 +115,34 @@ class Run:
                 cure = f"to train it longer, by N, begin a new run with its weights: {longer}"
             raise KAError(f"{self.path} holds another run ({'; '.join(changed)}); {cure}")
 
-    def check_data(self, digest: str) -> None:
-        """Make sure that these are the data that the run was begun with, wherever they lie; a `KAError` if not. Runs of
-        former versions noted nothing of them.
+    def check_data(self, digest: str, srf: str | None = None) -> None:
+        """Make sure that these are the data and the response (None: unknown) that the run was begun with, wherever they
+        lie; a `KAError` if not. Runs of former versions noted nothing of them.
         """
-        path = self.path / "environment.json"
-        if path.exists() and self._json("environment.json").get("data") not in (None, digest):
+        if self._noted("data") not in (None, digest):
             cure = "give those, choose another run_dir, or restart=True to train it anew"
             raise KAError(f"{self.path} was begun on other data than these (number, size or values differ); {cure}")
+        if srf is not None and self._noted("srf") not in (None, srf):
+            cure = "give that (srf, wavelengths), choose another run_dir, or restart=True to train it anew"
+            raise KAError(f"{self.path} was begun with another response than this (bands or values differ); {cure}")
 
-    def start(self, config: Config, digest: str | None = None, init: Mapping[str, str] | None = None) -> None:
+    def _noted(self, key: str) -> Any:
+        """What environment.json holds, None where there is nothing."""
+        return self._json("environment.json").get(key) if (self.path / "environment.json").exists() else None
+
+    def start(
+        self,
+        config: Config,
+        digest: str | None = None,
+        init: Mapping[str, str] | None = None,
+        srf: str | None = None,
+    ) -> None:
         """Note configuration, environment, data and `begun_from`, and sweep up what a killed process was writing."""
         for part in self.path.glob(".*.part"):
             part.unlink()
         write_json(self.path / "config.json", config.to_dict())
-        path = self.path / "environment.json"
-        starts = self._json("environment.json").get("starts", []) if path.exists() else []
-        noted = {"starts": [*starts, environment()], "data": digest}
-        write_json(path, noted | ({"init": dict(init)} if init else {}))
+        noted = {"starts": [*(self._noted("starts") or []), environment()], "data": digest, "srf": srf}
+        write_json(self.path / "environment.json", noted | ({"init": dict(init)} if init else {}))
 
     def begun_from(self, config: Config, anew: bool = False) -> dict[str, str] | None:
         """Path and digest of the weights that the run begins with, None for fresh ones; as noted at its first start.
@@ -138,9 +152,7 @@ class Run:
         """
         if config.init is None:
             return None
-        path = self.path / "environment.json"
-        known = path.exists() and not anew
-        noted: dict[str, str] | None = self._json("environment.json").get("init") if known else None
+        noted: dict[str, str] | None = None if anew else self._noted("init")
         if noted is not None and not Path(config.init).exists() and (self.path / "checkpoint.pt").exists():
             return noted
         file = weights_file(config.init)
@@ -208,9 +220,12 @@ class Run:
             raise KAError(f"{path} is damaged; restore a copy, or start anew with restart=True") from error
         return state
 
-    def save_model(self, name: str, model: Model, step: int, weights: str, ratio: int) -> None:
-        """Write weights as `best`, `last` or `average`, with the iteration and the kind (last, average) they are of."""
-        save_weights(self.path / f"{name}.safetensors", model, step=step, weights=weights, ratio=ratio)
+    def save_model(self, name: str, model: Model, step: int, weights: str, scenes: SceneSet) -> None:
+        """Write weights as `best`, `last` or `average`, with the iteration and the kind (last, average) they are of,
+        and ratio and unit of the scenes that they are for.
+        """
+        noted: dict[str, Any] = {"step": step, "weights": weights, "ratio": scenes.ratio, "unit": scenes.unit}
+        save_weights(self.path / f"{name}.safetensors", model, **noted)
 
     def model(self, which: str = "best") -> Model:
         """The model with the run's `best`, `last` or `average` weights. A user's own network is imported by the name in

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ka.data.scan import digest, scan
+from ka.data.scan import digest, response_digest, scan
 from ka.errors import KAError
 from ka.evaluation import Evaluation, evaluate, finite
 from ka.inference import Network
@@ -86,18 +86,18 @@ def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data
     before = None if restart else run.config()
     if before is not None:
         run.check(config)
-        if run.finished and before.data_root == config.data_root:
+        if run.finished and (before.data_root, before.srf) == (config.data_root, config.srf):
             return None
     try:
         scenes = scenes or load_data(config)
-        seen = digest((scenes.train, scenes.held_out, scenes.test))
+        seen, srf = digest((scenes.train, scenes.held_out, scenes.test)), response_digest(scenes.train)
     except KAError as error:
         if before is None or not run.finished:
             raise
         log.warning("a finished run is shown as it is: its data are not here (%s)", error)
         return None
     if before is not None:
-        run.check_data(seen)
+        run.check_data(seen, srf)
         if run.finished:
             return None
     total = iterations(config, scenes)
@@ -113,7 +113,7 @@ def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data
             load_weights(model, config.init)
     if restart:
         run.clear()
-    run.start(config, seen, init)
+    run.start(config, seen, init, srf)
     return scenes
 
 
@@ -190,7 +190,7 @@ def _validate(run: Run, scenes: Data, state: State, rate: float) -> dict[str, An
         note |= {f"{metric}{suffix}": finite(evaluation.mean(metric)) for metric in VALIDATED}
         if (quality := _quality(evaluation)) > state.best or not math.isfinite(state.best):
             state.best, state.best_step, state.best_of = quality, state.step, which
-            run.save_model("best", model, state.step, which, scenes.test.ratio)
+            run.save_model("best", model, state.step, which, scenes.test)
     state.loss_sum, state.loss_count = 0.0, 0
     run.note(**note)  # before the checkpoint: a line too many is cut when the run goes on, one too few is lost
     return note

@@ -1,11 +1,14 @@
 """Own scenes: cubes in the field's formats, of any size, split by name, by fraction, or cut into parts."""
 
+import glob
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Float
@@ -15,12 +18,13 @@ from ka.data.scenes import KeptScenes, Scene, SceneSet, choose, display_bands, o
 from ka.data.simulate import Degradation
 from ka.errors import KAError
 from ka.files import user_path
-from ka.images import ENDINGS, divisor, in_nm, read_image, scaled
+from ka.images import ENDINGS, divisor, images_in, in_nm, read_image, scaled
 
 log = logging.getLogger("ka")
 
 SMALLEST = 16  # pixels: a part below it has no room for the windows of metrics
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SAME_NM = 1.0  # as far may two files' wavelengths of a band be apart: each may be rounded to 0.001 µm
 Box = tuple[int, int, int, int]  # first and end row, first and end column
 
 
@@ -62,6 +66,7 @@ class Survey:
         image = read_image(path, self.reading.key, self.reading.axes)
         if len(image.values) != self.n_bands:
             raise KAError(f"{path}: {len(image.values)} bands, {self.first.name} has {self.n_bands}; leave one out")
+        self._check_wavelengths(path, image.wavelengths)
         if divisor([image], self.reading.max) > 1.05 * self.divisor:
             raise KAError(
                 f"{path}: values up to {float(image.values.max()):g}, and {self.first.name} lets suppose that "
@@ -69,24 +74,39 @@ class Survey:
             )
         return scaled(image.values, self.divisor)
 
+    def _check_wavelengths(self, path: Path, nm: Float[np.ndarray, " bands"] | None) -> None:
+        """Hold what a file says to the first one's, which the response is made for; what the user gives counts more."""
+        if self.reading.wavelengths is not None or self.wavelengths is None or nm is None:
+            return
+        band = int(np.argmax(np.abs(nm - self.wavelengths)))
+        if abs(nm[band] - self.wavelengths[band]) > SAME_NM:
+            raise KAError(
+                f"{path}: its band {band} lies at {nm[band]:g} nm, that of {self.first.name} at "
+                f"{self.wavelengths[band]:g} nm; reorder or resample its bands, leave it out, or give wavelengths=… if "
+                "what the files say is wrong"
+            )
+
 
 def load_files(
-    split: str, root: str | Path, degradation: Degradation, scenes: Sequence[str] | None, hold_out_val: bool,
-    reading: Reading, name: str = "files",
+    split: str, root: str | Path | Sequence[Path], degradation: Degradation, scenes: Sequence[str] | None,
+    hold_out_val: bool, reading: Reading, name: str = "files",
 ) -> SceneSet:  # fmt: skip
     """One split of the cubes in a folder or a file; see `ka.data.load`."""
     files = find_files(root)
-    survey = _survey(tuple(files.items()), reading)
-    parts = _split(files, survey, degradation.ratio)
+    first = next(iter(files.values()))
+    where, survey = root if isinstance(root, str | Path) else first.parent, _survey(first, _stamp(first), reading)
+    parts = _split(files, _top(root, files), survey, degradation.ratio)
     if not hold_out_val and split == "train":
         parts["train"] |= {name: part for name, part in parts["val"].items() if name not in parts["train"]}
     if not parts[split]:
-        raise KAError(f"{root}: no scene is left for {split}; give more scenes, or name them (val_scenes, test_scenes)")
-    chosen = choose(list(parts[split]), scenes, f"{root}'s {split} split")
+        raise KAError(
+            f"{where}: no scene is left for {split}; give more scenes, or name them (val_scenes, test_scenes)"
+        )
+    chosen = choose(list(parts[split]), scenes, f"{where}'s {split} split")
     seen = _response(reading, survey)
     held = KeptScenes(tuple(chosen), partial(_read, parts[split], survey, seen.srf, degradation))
     display = display_bands(survey.wavelengths, survey.n_bands)
-    return SceneSet(name, split, degradation, survey.wavelengths, display, seen.names, held, seen.srf)
+    return SceneSet(name, split, degradation, survey.wavelengths, display, seen.names, held, seen.srf, survey.divisor)
 
 
 def _read(
@@ -100,20 +120,26 @@ def _read(
     return observe(name, np.ascontiguousarray(gt[:, :h, :w]), srf, degradation)
 
 
-def find_files(root: str | Path) -> dict[str, Path]:
-    """Image files by scene name: of a folder (with its folders train, val, test), one file, or several by commas.
+def find_files(root: str | Path | Sequence[Path]) -> dict[str, Path]:
+    """Image files by scene name: of a folder (with its folders train, val, test), one file, or several: a sequence, or
+    text with commas.
 
     Raises:
         KAError: nothing there, or two scenes of one name.
     """
-    path = user_path(root)
-    if path.is_dir():
-        folders = [path, *(path / name for names in FOLDERS.values() for name in names if (path / name).is_dir())]
-        listed = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
-        paths = [file for file in listed if _is_image(file)]
+    if _is_folder(root):
+        path = user_path(root)
+        inner = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
+        folders = [path, *(folder for names in FOLDERS.values() for folder in inner if folder.name.lower() in names)]
+        paths = [file for folder in folders for file in images_in(folder)]
     else:
-        paths = [path] if path.exists() else [user_path(part.strip()) for part in str(root).split(",")]
-        if lost := [file for file in paths if not file.is_file()]:
+        if not isinstance(root, str | Path):
+            paths = list(root)
+        elif os.path.exists(user_path(root)):  # not pathlib's, which stops at text that is too long for a name
+            paths = [user_path(root)]
+        else:
+            paths = [user_path(part.strip()) for part in str(root).split(",")]
+        if lost := [file for file in paths if not os.path.isfile(file)]:
             raise KAError(f"{lost[0]}: no such file or folder; give a folder of cubes, or files separated by commas")
     files: dict[str, Path] = {}
     for file in paths:
@@ -125,19 +151,31 @@ def find_files(root: str | Path) -> dict[str, Path]:
     return files
 
 
-def _is_image(path: Path) -> bool:
-    header = path.suffix.lower() != ".hdr" and (path.with_suffix(".hdr").exists() or Path(f"{path}.hdr").exists())
-    return not path.name.startswith(".") and path.suffix.lower() in ENDINGS and not header
+def _is_folder(root: str | Path | Sequence[Path]) -> TypeGuard[str | Path]:
+    return isinstance(root, str | Path) and os.path.isdir(user_path(root))
+
+
+def _top(root: str | Path | Sequence[Path], files: Mapping[str, Path]) -> Path | None:
+    """The folder that is itself no train, val or test, whatever its name; None for files of several folders."""
+    parents = {path.parent for path in files.values()}
+    return user_path(root) if _is_folder(root) else parents.pop() if len(parents) == 1 else None
+
+
+def _stamp(path: Path) -> tuple[tuple[int, int, int], ...]:
+    """What tells a rewritten file: of an ENVI header also what lies beside it."""
+    beside = sorted(path.parent.glob(f"{glob.escape(path.stem)}*")) if path.suffix.lower() == ".hdr" else [path]
+    return tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in map(Path.stat, beside))
 
 
 @lru_cache(maxsize=8)
-def _survey(files: tuple[tuple[str, Path], ...], reading: Reading) -> Survey:
-    first = files[0][1]
+def _survey(first: Path, stamp: tuple[tuple[int, int, int], ...], reading: Reading) -> Survey:
+    """What the first file says; `stamp` is there to read a rewritten one anew."""
     image = read_image(first, reading.key, reading.axes)
     by = divisor([image], reading.max)
-    if by != 1 and reading.max is None:
-        log.warning("%s: values are divided by %g; give max=… if that is not full reflectance", first.name, by)
     bands, h, w = image.values.shape
+    guess = "; give max=… if that is not full reflectance" if reading.max is None else ""
+    unit = "" if by == 1 else f", values are divided by {by:g}{guess}"
+    log.warning("%s: %d bands of %d×%d pixels%s", first.name, bands, h, w, unit)  # always: a wrong order of axes shows
     nm = image.wavelengths if reading.wavelengths is None else given_wavelengths(reading.wavelengths, bands)
     return Survey(reading, first, bands, by, nm, (h, w))
 
@@ -158,25 +196,57 @@ def _response(reading: Reading, survey: Survey) -> Response:
     return response(reading.srf, survey.wavelengths, survey.n_bands)
 
 
-def _split(files: Mapping[str, Path], survey: Survey, ratio: int) -> dict[str, dict[str, tuple[Path, Box | None]]]:
-    """The parts of each split: as folders say, by names, by share, or cut out of one or two scenes."""
+def _split(
+    files: Mapping[str, Path], top: Path | None, survey: Survey, ratio: int
+) -> dict[str, dict[str, tuple[Path, Box | None]]]:
+    """The parts of each split: by names, as folders say, by share, or cut out of one or two scenes."""
     reading = survey.reading
-    whole: dict[str, tuple[Path, Box | None]] = {name: (path, None) for name, path in files.items()}
-    by_folder = {split: {name: whole[name] for name, path in files.items() if path.parent.name.lower() in names}
-                 for split, names in FOLDERS.items()}  # fmt: skip
-    if by_folder["train"] and by_folder["test"]:
-        return by_folder
     val, test = (_named(text, files) for text in (reading.val_scenes, reading.test_scenes))
     if both := set(val) & set(test):
         raise KAError(f"{min(both)} is to validate and to test; choose one of them")
-    if not test and len(files) < 3:
+    lying = {split: [name for name, path in files.items() if path.parent != top and path.parent.name.lower() in names]
+             for split, names in FOLDERS.items()}  # fmt: skip
+    if any(lying.values()):
+        chosen = _as_folders_say(lying, files, val, test)
+    elif not test and len(files) < 3:
+        if val:
+            raise KAError(
+                f"val_scenes={reading.val_scenes!r} of {len(files)} leaves no scene to train or to test; leave it out "
+                "(each is cut in three then), or give three scenes and more"
+            )
         return _cut(files, survey, ratio)
-    test = test or _some([name for name in files if name not in val], reading.test_share)
-    rest = [name for name in files if name not in val + test]
-    if not val and len(rest) > 1:
-        val = _some(rest, reading.val_share)
-    chosen = {"train": [name for name in rest if name not in val], "val": val, "test": test}
-    return {split: {name: whole[name] for name in chosen[split]} for split in FOLDERS}
+    else:
+        test = test or _some([name for name in files if name not in val], reading.test_share)
+        rest = [name for name in files if name not in val + test]
+        if not val and len(rest) > 1:
+            val = _some(rest, reading.val_share)
+        chosen = {"train": [name for name in rest if name not in val], "val": val, "test": test}
+    return {split: {name: (files[name], None) for name in chosen[split]} for split in FOLDERS}
+
+
+def _as_folders_say(
+    lying: Mapping[str, Sequence[str]], files: Mapping[str, Path], val: Sequence[str], test: Sequence[str]
+) -> dict[str, Sequence[str]]:
+    """Scenes of each split where folders train, val, test hold them: names count more, but what lies in val or test
+    does not train for that.
+    """
+    there = ", ".join(split for split in lying if lying[split])
+    used = {*val, *test, *lying["train"], *lying["val"], *lying["test"]}
+    if stray := [name for name in files if name not in used]:
+        raise KAError(
+            f"{files[stray[0]]} lies beside folders that say the split ({there}); move it into one of train, val and "
+            "test, or all cubes into one folder"
+        )
+    if lacking := [split for split, named in (("train", ()), ("test", test)) if not lying[split] and not named]:
+        raise KAError(
+            f"folders say the split ({there}), and none holds what is to {' and to '.join(lacking)}; add a folder "
+            f"{' and '.join(lacking)}, or move all cubes into one folder, to be split by names or shares"
+        )
+    return {
+        "train": [name for name in lying["train"] if name not in (*val, *test)],
+        "val": val or [name for name in lying["val"] if name not in test],
+        "test": test or [name for name in lying["test"] if name not in val],
+    }
 
 
 def _named(text: str | None, files: Mapping[str, Path]) -> list[str]:

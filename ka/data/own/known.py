@@ -50,8 +50,8 @@ KNOWN: Mapping[str, Known] = {
 }
 
 
-def find_known(name: str, root: str | Path) -> tuple[str, Reading]:
-    """The files of a known data set in a folder (or the file itself), comma-separated, and how to read them.
+def find_known(name: str, root: str | Path) -> tuple[list[Path], Reading]:
+    """The files of a known data set in a folder (or the file itself), and how to read them.
 
     Raises:
         KAError: none of its files is there.
@@ -60,5 +60,5 @@ def find_known(name: str, root: str | Path) -> tuple[str, Reading]:
     for paths in [[folder]] if folder.is_file() else [sorted(folder.glob(pattern)) for pattern in known.files]:
         if paths:
             matlab = paths[0].suffix == ".mat"
-            return ",".join(map(str, paths)), known.reading if matlab else replace(known.reading, axes=None, key=None)
+            return paths, known.reading if matlab else replace(known.reading, axes=None, key=None)
     raise KAError(f"{root}: no {known.files[0]} ({known.source}); give the folder that holds it, or dataset='files'")

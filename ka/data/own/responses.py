@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Float
@@ -52,7 +53,7 @@ def response(name: str | Path | None, wavelengths: Float[np.ndarray, " bands"] |
         KAError: an unknown name, a file that holds no response, wavelengths that are not known, no channel within them.
     """
     known = (*sorted(_built_in()), "broad")
-    if name is not None and str(name) not in known:
+    if names_file(name):
         if not user_path(name).is_file():
             raise unknown("srf", str(name), (*known, "a file.csv or .mat"))
         read = _read(user_path(name))
@@ -77,6 +78,11 @@ def response(name: str | Path | None, wavelengths: Float[np.ndarray, " bands"] |
     elif str(name) in known:
         curves = _built_in()[str(name)]
     return _resampled(curves, np.asarray(wavelengths, dtype=np.float64), str(name))
+
+
+def names_file(name: str | Path | None) -> TypeGuard[str | Path]:
+    """Whether a response is named by a path, there or not, and not by a sensor or None."""
+    return name is not None and str(name) not in (*_built_in(), "broad")
 
 
 @cache
@@ -162,18 +168,18 @@ def _read(path: Path) -> Mapping[str, Curve] | np.ndarray:
 
 
 def _read_csv(path: Path) -> tuple[list[str], np.ndarray]:
-    text = path.read_text(encoding="utf-8-sig")
-    dialect = csv.Sniffer().sniff(text[:2000], delimiters=",;\t ") if text.strip() else csv.excel
-    lines = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(text.splitlines(), dialect)]
-    lines = [line for line in lines if line and not line[0].startswith("#")]
     try:
+        text = path.read_text(encoding="utf-8-sig")
+        dialect = csv.Sniffer().sniff(text[:2000], delimiters=",;\t ") if text.strip() else csv.excel
+        lines = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(text.splitlines(), dialect)]
+        lines = [line for line in lines if line and not line[0].startswith("#")]
         head = [] if _number(lines[0][0]) else lines.pop(0)
         table = np.array([[float(cell) for cell in line] for line in lines])
         if table.ndim != 2 or table.shape[1] < 2:
             raise ValueError
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, csv.Error) as error:
         raise KAError(
-            f"{path}: no table of numbers, a wavelength and a value for each channel in a row; mend it"
+            f"{path}: no table of numbers in UTF-8, a wavelength and a value for each channel in a row; mend it"
         ) from error
     names = head[1:] if len(head) == table.shape[1] else [f"channel {i}" for i in range(table.shape[1] - 1)]
     return names, table

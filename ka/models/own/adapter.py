@@ -55,6 +55,7 @@ class OwnModel(nn.Module):
             raise KAError(f"{name}: reach={reach!r} is not a number of pixels; state a whole number, or none")
         self.row = OwnRow(name, body="", reach=reach)
         self.n_bands, self.n_msi, self.ratio, self.dim = n_bands, n_msi, ratio, dim
+        self.unit: float | None = None
         self.start: Start = Bicubic()
         self.consistency: Consistency | None = None
         self.looks_at_lr = "lr" in inspect.signature(network.forward).parameters
