@@ -169,7 +169,7 @@ def test_a_run_goes_on_with_the_response_that_it_began_with(
         train(run(files[2]), bar=False)
     shutil.copytree(finished, tmp_path / "kept")
     config = json.loads((finished / "config.json").read_text())
-    (tmp_path / "kept" / "config.json").write_text(json.dumps(config | {"srf": str(files[0])}))
+    (tmp_path / "kept" / "config.json").write_text(json.dumps(config | {"dataset": "files", "srf": str(files[0])}))
     assert stored.Record.of(Run(tmp_path / "kept")).config["srf"] == "first.csv"
 
 
