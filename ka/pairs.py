@@ -261,9 +261,9 @@ def _ratio(small: tuple[int, int], large: tuple[int, int]) -> int:
 
 
 def _divisors(lr: Image, msi: Image, maximum: float | None, msi_maximum: float | None) -> tuple[float, float]:
-    """What each is divided by; one number for both where they are of one kind and beyond [0, 1]."""
+    """What each is divided by; one number for both where they are of one kind and beyond [0, 1], or reflectances."""
     alone = divisor([lr], maximum), divisor([msi], msi_maximum)
     kinds = {image.values.dtype.kind + ("8" if image.values.dtype == np.uint8 else "") for image in (lr, msi)}
-    if maximum is None and msi_maximum is None and len(kinds) == 1 and min(alone) > 1:
+    if maximum is None and msi_maximum is None and len(kinds) == 1 and (min(alone) > 1 or max(alone) < 2):
         return (max(alone),) * 2
     return alone

@@ -33,6 +33,15 @@ def test_the_unit_of_a_cube_is_found_said_and_given_back(
     assert f"lr was divided by {unit}; the result is multiplied by it; msi was divided by {unit}" in caplog.text
 
 
+def test_highlights_of_one_image_do_not_part_the_units_of_both(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    bright = 1.3 / scene.lr.max()
+    plain = ka.sharpen(scene.lr * bright, scene.msi * bright, max=1.3, msi_max=1.3)
+    caplog.clear()
+    np.testing.assert_allclose(ka.sharpen(scene.lr * bright, scene.msi * bright), plain, atol=1e-6)
+    assert scene.msi.max() * bright < 1.2
+    assert "lr was divided by 1.3" in caplog.text
+
+
 def test_an_8_bit_picture_beside_a_cube_in_0_to_1(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     plain = ka.sharpen(scene.lr, scene.msi)
     eight = ka.sharpen(scene.lr, (scene.msi * 255).round().astype(np.uint8))
