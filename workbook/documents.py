@@ -34,7 +34,7 @@ ANSWERING = "laptop"
 """The protocol whose answers are told where none is named: the one with every row of PSRT's body."""
 
 FOOTINGS = ("laptop", "laptop-2000", "demo-quarters", "laptop-bicubic")
-"""Protocols whose answers stand side by side: they differ in start, data and length."""
+"""Protocols whose answers stand side by side: they differ in start and consistency, data and length."""
 
 DOCUMENTS = {"README.zh.md": "zh"} | dict.fromkeys(
     ("README.md", *(f"docs/{page}.md" for page in ("models", "results", "robustness", "adaptive", "intervals"))), "en"

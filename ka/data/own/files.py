@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Float
@@ -94,7 +93,8 @@ def load_files(
     """One split of the cubes in a folder or a file; see `ka.data.load`."""
     files = find_files(root)
     first = next(iter(files.values()))
-    where, survey = root if isinstance(root, str | Path) else first.parent, _survey(first, _stamp(first), reading)
+    where = root if isinstance(root, str | Path) else first.parent
+    survey = _survey(first, _stamp(first), reading)
     parts = _split(files, _top(root, files), survey, degradation.ratio)
     if not hold_out_val and split == "train":
         parts["train"] |= {name: part for name, part in parts["val"].items() if name not in parts["train"]}
@@ -127,20 +127,9 @@ def find_files(root: str | Path | Sequence[Path]) -> dict[str, Path]:
     Raises:
         KAError: nothing there, or two scenes of one name.
     """
-    if _is_folder(root):
-        path = user_path(root)
-        inner = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
-        folders = [path, *(folder for names in FOLDERS.values() for folder in inner if folder.name.lower() in names)]
-        paths = [file for folder in folders for file in images_in(folder)]
-    else:
-        if not isinstance(root, str | Path):
-            paths = list(root)
-        elif os.path.exists(user_path(root)):  # not pathlib's, which stops at text that is too long for a name
-            paths = [user_path(root)]
-        else:
-            paths = [user_path(part.strip()) for part in str(root).split(",")]
-        if lost := [file for file in paths if not os.path.isfile(file)]:
-            raise KAError(f"{lost[0]}: no such file or folder; give a folder of cubes, or files separated by commas")
+    paths = _listed(root) if isinstance(root, str | Path) else root
+    if lost := [file for file in paths if not os.path.isfile(file)]:
+        raise KAError(f"{lost[0]}: no such file or folder; give a folder of cubes, or files separated by commas")
     files: dict[str, Path] = {}
     for file in paths:
         if file.stem in files:
@@ -151,14 +140,22 @@ def find_files(root: str | Path | Sequence[Path]) -> dict[str, Path]:
     return files
 
 
-def _is_folder(root: str | Path | Sequence[Path]) -> TypeGuard[str | Path]:
-    return isinstance(root, str | Path) and os.path.isdir(user_path(root))
+def _listed(root: str | Path) -> list[Path]:
+    """The images of a folder and of its folders train, val, test; or the file, or the files with commas, as given."""
+    path = user_path(root)
+    if os.path.isdir(path):  # os.path, as pathlib stops at text that is too long for a name
+        inner = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
+        folders = [path, *(folder for names in FOLDERS.values() for folder in inner if folder.name.lower() in names)]
+        return [file for folder in folders for file in images_in(folder)]
+    return [path] if os.path.exists(path) else [user_path(part.strip()) for part in str(root).split(",")]
 
 
 def _top(root: str | Path | Sequence[Path], files: Mapping[str, Path]) -> Path | None:
     """The folder that is itself no train, val or test, whatever its name; None for files of several folders."""
+    if isinstance(root, str | Path) and os.path.isdir(user_path(root)):
+        return user_path(root)
     parents = {path.parent for path in files.values()}
-    return user_path(root) if _is_folder(root) else parents.pop() if len(parents) == 1 else None
+    return parents.pop() if len(parents) == 1 else None
 
 
 def _stamp(path: Path) -> tuple[tuple[int, int, int], ...]:
