@@ -52,7 +52,7 @@ def document(name: str) -> str:
         for protocol in results.protocols(results_folder())
     }
     tables |= {"models": models_table, "robustness": lambda: robustness.to_markdown(robustness.read())}
-    tables |= {"swaps": lambda: swaps.to_markdown(swaps.read()), "footing": footing_table}
+    tables |= {"swaps": lambda: swaps.to_markdown(swaps.read()), "footing": footing_table, "crosswise": crosswise_table}
 
     def generated(match: re.Match[str]) -> str:
         if match[2] not in tables:
@@ -91,7 +91,8 @@ def scores(protocol: str, variant: str) -> str:
 @cache
 def answer(protocol: str, question: str, comparison: str, language: str) -> str:
     """What a protocol's runs say to one comparison, in words; one that the question has not is a `KAError`."""
-    answers = questions.answers(results.beside(results_folder(), protocol), question)
+    read = results.crosswise if protocol in results.CROSSWISE else results.beside
+    answers = questions.answers(read(results_folder(), protocol), question)
     by_label = {answer.comparison.label: answer for answer in answers}
     if comparison not in by_label:
         raise unknown(f"comparison of question {question!r}", comparison, by_label)
@@ -109,6 +110,22 @@ def footing_table() -> str:
                 said.setdefault(found.comparison.label, {})[protocol] = text
     rows = [[label, *answers.values()] for label, answers in said.items()]
     return tabulate(rows, ["compared", *FOOTINGS], tablefmt="github", disable_numparse=True) + "\n"
+
+
+def crosswise_table() -> str:
+    """Every comparison whose rows were run crosswise: on the usual test scenes, and on every scene of the data set."""
+    rows = []
+    for name, (usual, *_) in results.CROSSWISE.items():
+        few, every = results.beside(results_folder(), usual), results.crosswise(results_folder(), name)
+        for question in questions.asked(every):
+            on_few = questions.answers(few, question)
+            for before, found in zip(on_few, questions.answers(every, question), strict=True):
+                if found.differences:
+                    seeds = [", ".join(map(str, answer.seeds.values())) for answer in (before, found)]
+                    words = [questions.in_words(answer) for answer in (before, found)]
+                    rows.append([found.comparison.label, seeds[0], words[0], seeds[1], words[1]])
+    head = ["compared", "runs", "11 test scenes", "runs", "all 31 scenes, crosswise"]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True) + "\n"
 
 
 def models_table() -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workbook.results.compare import Difference, Estimate, Fit, Values, interval, judge
+from workbook.results.compare import Difference, Estimate, Fit, Values, interval, judge, pooled
 
 PAIR = {"a": 1.0, "b": -1.0}
 
@@ -65,6 +65,25 @@ def test_degrees_of_freedom_are_satterthwaites(rng: np.random.Generator) -> None
     assert estimate.error**2 == pytest.approx(scenes + of_seeds)
     assert estimate.freedom == pytest.approx((scenes + of_seeds) ** 2 / (scenes**2 / 5 + of_seeds**2 / 4))
     assert estimate.covers == "scenes and seeds"
+
+
+def test_parts_of_a_data_set_are_pooled_by_scenes(rng: np.random.Generator) -> None:
+    """Six scenes with one pair of seeds and two with another: a mean over eight scenes, the seeds' errors by 6:2."""
+    values = [{name: rng.normal(40, 1, (2, n)) for name in "abc"} for n in (6, 2)]
+    fits = [Fit.of(part, dict.fromkeys("abc", (i, i + 1))) for i, part in enumerate(values)]
+    parts = [fit.contrast(PAIR) for fit in fits]
+    gaps = np.concatenate([part["a"].mean(0) - part["b"].mean(0) for part in values])
+    both = pooled(parts)
+    (first, _), (second, _) = (part.of_seeds[0] for part in parts)
+    terms = [(gaps.var(ddof=1) / 8, 7), (first * 0.75**2, 2), (second * 0.25**2, 2)]
+    assert both.value == pytest.approx(gaps.mean())
+    assert both.error**2 == pytest.approx(sum(squared for squared, _ in terms))
+    assert both.freedom == pytest.approx(both.error**4 / sum(squared**2 / f for squared, f in terms))
+    assert (both.by_scene, both.covers) == (pytest.approx(gaps), "scenes and seeds")
+    assert pooled(parts[:1]) == parts[0]
+    lone = Fit.of({name: rows[:1] for name, rows in values[1].items()}, dict.fromkeys("abc", (2,))).contrast(PAIR)
+    assert pooled([parts[0], lone]).covers == "scenes"  # nothing tells of the second part's seeds
+    assert interval(alone(pooled([parts[0], Estimate(float("nan"))]))) == "undefined"
 
 
 def test_what_no_seeds_connect_is_refused(rng: np.random.Generator) -> None:
@@ -149,29 +168,49 @@ def test_models_a_margin_apart_are_called_equal_in_one_of_twenty(rng: np.random.
     assert 0.005 < false / repeats < 0.05 + 3 * (0.05 * 0.95 / repeats) ** 0.5
 
 
+def undecided(judged: Sequence[Difference]) -> list[int]:
+    return [i for i, difference in enumerate(judged) if not (difference.excludes_zero or difference.equal)]
+
+
 def looked_at_twice(
-    rng: np.random.Generator, models: str, of_scenes: float, of_seeds: float, shift: float = 0
+    rng: np.random.Generator, models: str, of_scenes: float, of_seeds: float, shift: float = 0, crosswise: bool = False
 ) -> list[Difference]:
-    """Three seeds of every row, and five of those in comparisons with the first that three leave undecided."""
-    values, _ = tables(rng, models, 5, 11, of_scenes, of_seeds, shift)
+    """Three seeds of every row, and five of those in comparisons with the first that three leave undecided.
+
+    With `crosswise`, what five leave undecided is asked a third time: of two more parts of ten scenes, two seeds each.
+    """
+    values, _ = tables(rng, models, 9, 31, of_scenes, of_seeds, shift)
     contrasts = [{name: 1, models[0]: -1} for name in models[1:]]
 
-    def judged(counts: dict[str, int]) -> list[Difference]:
-        seeds = {name: tuple(range(count)) for name, count in counts.items()}
-        fit = Fit.of({name: values[name][:count] for name, count in counts.items()}, seeds)
-        return judge([fit.contrast(contrast) for contrast in contrasts], margin=0.1)
+    def fit(counts: dict[str, int], first: int = 0, scenes: slice = slice(11)) -> Fit:
+        seeds = {name: range(first, first + count) for name, count in counts.items()}
+        return Fit.of({name: values[name][list(of), scenes] for name, of in seeds.items()}, seeds)
 
-    first = judged(dict.fromkeys(models, 3))
-    undecided = {name for name, d in zip(models[1:], first, strict=True) if not (d.excludes_zero or d.equal)}
-    return judged({name: 5 if undecided and name in {models[0], *undecided} else 3 for name in models})
+    def judged(counts: dict[str, int]) -> list[Difference]:
+        few = fit(counts)
+        return judge([few.contrast(contrast) for contrast in contrasts], margin=0.1)
+
+    again = undecided(judged(dict.fromkeys(models, 3)))
+    counts = {name: 5 if again and (i == 0 or i - 1 in again) else 3 for i, name in enumerate(models)}
+    found = judged(counts)
+    if crosswise and (again := undecided(found)):
+        rows = dict.fromkeys([models[0], *(models[i + 1] for i in again)], 2)
+        parts = [fit(counts), fit(rows, 5, slice(11, 21)), fit(rows, 7, slice(21, 31))]
+        every = [pooled([part.contrast(contrasts[i]) for part in parts]) for i in again]
+        for i, difference in zip(again, judge(every, margin=0.1), strict=True):
+            found[i] = difference
+    return found
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("crosswise", [False, True])
 @pytest.mark.parametrize("shift", [0.0, 0.1])
-def test_more_seeds_where_nothing_is_decided_keep_the_promise(rng: np.random.Generator, shift: float) -> None:
+def test_more_runs_where_nothing_is_decided_keep_the_promise(
+    rng: np.random.Generator, shift: float, crosswise: bool
+) -> None:
     """No true difference, or one of the margin exactly: at most 5 % of 1,000 tables end with a false verdict."""
     repeats, false = 1000, 0
     for _ in range(repeats):
-        judged = looked_at_twice(rng, "abcdef", 0.05, 0.03, shift)
+        judged = looked_at_twice(rng, "abcdef", 0.05, 0.03, shift, crosswise)
         false += any(difference.equal if shift else difference.excludes_zero for difference in judged)
     assert 0.003 < false / repeats < 0.05 + 3 * (0.05 * 0.95 / repeats) ** 0.5

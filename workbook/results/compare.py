@@ -42,6 +42,23 @@ class Estimate:
     covers: str = ""
     refused: bool = False
     by_scene: Sequence[float] = ()
+    of_seeds: Sequence[tuple[float, int]] = ()  # squared errors from seeds that `error` holds, with their freedom
+
+    @classmethod
+    def of(cls, gaps: Float[np.ndarray, " scenes"], of_seeds: Sequence[tuple[float, int]]) -> "Estimate":
+        """The mean of gaps: its error over scenes, and errors over seeds (squared, 0 degrees where nothing is known).
+
+        Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2, 1946.
+        """
+        n = len(gaps)
+        of_scenes = (float(gaps.var(ddof=1)) / n if n > 1 else 0.0, n - 1)
+        parts = [of_scenes, *of_seeds]
+        squared = sum(part for part, _ in parts)
+        spread = sum(part**2 / degrees for part, degrees in parts if degrees)
+        freedom = squared**2 / spread if spread else float(sum(degrees for _, degrees in parts))
+        known = {"scenes": n > 1, "seeds": all(degrees for _, degrees in of_seeds)}
+        covers = " and ".join(what for what, there in known.items() if there)
+        return cls(float(gaps.mean()), math.sqrt(squared), freedom, covers, False, gaps.tolist(), tuple(of_seeds))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,18 +95,29 @@ class Fit:
         of_runs = column @ self.inverse
         if np.abs(of_runs @ self.design - column).max() > 1e-8:
             return Estimate(math.nan, refused=True)
-        gaps, n = of_runs @ self.values, self.values.shape[1]
         means = self.values.mean(1)
         rest = means - self.design @ (self.inverse @ means)
-        freedom = len(means) - np.linalg.matrix_rank(self.design)
-        of_scenes = float(gaps.var(ddof=1)) / n if n > 1 else 0.0
+        freedom = int(len(means) - np.linalg.matrix_rank(self.design))
         of_seeds = float(rest @ rest / freedom * (of_runs @ of_runs)) if freedom else 0.0
-        parts = [(of_scenes, n - 1), (of_seeds, int(freedom))]
-        spread = sum(part**2 / degrees for part, degrees in parts if degrees)
-        covers = " and ".join(what for what, (_, f) in zip(("scenes", "seeds"), parts, strict=True) if f)
-        satterthwaite = (of_scenes + of_seeds) ** 2 / spread if spread else float(n - 1 + freedom)
-        error = math.sqrt(of_scenes + of_seeds)
-        return Estimate(float(gaps.mean()), error, satterthwaite, covers, by_scene=gaps.tolist())
+        return Estimate.of(of_runs @ self.values, [(of_seeds, freedom)])
+
+
+def pooled(estimates: Sequence[Estimate]) -> Estimate:
+    """One contrast over the scenes of several parts of a data set, each tested by runs of its own.
+
+    Every scene counts once, so a part counts by its number of scenes. Runs of two parts share no seed (see
+    `workbook.results.stored.crosswise`), so the parts' errors over seeds add up.
+    """
+    if len(estimates) == 1 or any(not estimate.by_scene for estimate in estimates):
+        return next((estimate for estimate in estimates if not estimate.by_scene), estimates[0])
+    gaps = np.concatenate([estimate.by_scene for estimate in estimates])
+    shares = [len(estimate.by_scene) / len(gaps) for estimate in estimates]
+    of_seeds = [
+        (share**2 * squared, degrees)
+        for share, estimate in zip(shares, estimates, strict=True)
+        for squared, degrees in estimate.of_seeds
+    ]
+    return Estimate.of(gaps, of_seeds)
 
 
 def judge(estimates: Sequence[Estimate], alpha: float = 0.05, margin: float | None = None) -> list[Difference]:

@@ -5,6 +5,7 @@ mean of several such pairs, which part and chance share less of (a main effect: 
 Experimenters", chapter 5); or a difference of two differences (an interaction). The verdict asks the interval alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from ka.errors import KAError, unknown
 from ka.metrics import METRICS
 from ka.models.variants import VARIANTS
 from workbook.results.compare import Difference, interval
-from workbook.results.stored import SHOWN, Result
-from workbook.results.table import by_variant, differences, measured
+from workbook.results.stored import SHOWN, Result, by_test
+from workbook.results.table import differences
 
 Verdict = Literal[
     "supported", "refuted", "better", "worse", "equal within 0.1 dB", "not decided at this budget", "not run"
@@ -67,7 +68,7 @@ class Answer:
     """What the runs of a protocol say to one comparison."""
 
     comparison: Comparison
-    seeds: Mapping[str, int] = field(default_factory=dict)  # number of seeds of each model in it
+    seeds: Mapping[str, int] = field(default_factory=dict)  # number of seeds of each model in it, of all parts
     # By metric, judged beside all comparisons of all questions; empty if a model was not run.
     differences: Mapping[str, Difference] = field(default_factory=dict)
 
@@ -89,8 +90,15 @@ class Answer:
 
 def asked(results: Sequence[Result]) -> list[str]:
     """The questions to which something was run."""
-    run = {result.config.variant for result in results}
-    return [title for title, block in QUESTIONS.items() if any(set(c.weights) <= run for c in block)]
+    run = _were_run(results)
+    return [title for title, block in QUESTIONS.items() if any(comparison in run for comparison in block)]
+
+
+def _were_run(results: Sequence[Result]) -> list[Comparison]:
+    """The comparisons whose models were run, in every part of crosswise results."""
+    parts = [{result.row for result in part} for part in by_test(results)]
+    every = [comparison for block in QUESTIONS.values() for comparison in block]
+    return [c for c in every if parts and all(set(c.weights) <= part for part in parts)]
 
 
 def answers(results: Sequence[Result], question: str, which: str = "best") -> list[Answer]:
@@ -100,18 +108,16 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
     (Holm): at most 5 % for any false difference among them, and 5 % for any false equality (within `MARGIN`).
 
     Args:
-        results: of one protocol, from `workbook.results.stored.read`.
+        results: of one protocol, from `workbook.results.stored.read`; or of all parts of one, from `crosswise` there.
         question: a key of `QUESTIONS`; another one is a `KAError`.
         which: `best`, `last` or `average` weights.
     """
     if question not in QUESTIONS:
         raise unknown("question", question, QUESTIONS)
-    values = {name: metrics for name, metrics in measured(results, which).items() if metrics}
-    seeds = {name: tuple(run.config.seed for run in runs) for name, runs in by_variant(results).items()}
-    were_run = [c for block in QUESTIONS.values() for c in block if set(c.weights) <= set(values)]
-    judged = differences([comparison.weights for comparison in were_run], values, seeds, {"psnr": MARGIN})
+    were_run, parts = _were_run(results), by_test(results)
+    judged = differences([comparison.weights for comparison in were_run], parts, which, psnr=MARGIN)
     changes = {comparison.label: change for comparison, change in zip(were_run, judged, strict=True)}
-    counts = {name: len(of_variant) for name, of_variant in seeds.items()}
+    counts = Counter(result.row for result in results)
     return [
         Answer(c, {name: counts[name] for name in c.weights}, changes[c.label]) if c in were_run else Answer(c)
         for c in QUESTIONS[question]

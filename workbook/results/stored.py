@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from safetensors import safe_open
 
-from ka.errors import KAError
+from ka.errors import KAError, unknown
 from ka.evaluation import Evaluation
 from ka.files import user_path, write_json
 from ka.models.checkpoints import save_weights
@@ -28,6 +28,8 @@ from workbook.training.run import Run, finished_runs
 SHOWN = ("psnr", "sam", "ergas")
 # 400 iterations are too few for PSRT's body: it has 2,000
 BORROWED = {"adaptive": ("laptop-2000", "conv3x3")}
+# Protocols that differ in the scenes they train and test on, so that every scene of a data set is tested once:
+CROSSWISE = {"laptop-crosswise": ("laptop", "laptop-second", "laptop-third")}
 UNTRAINED = ("bicubic", "linear injection", "local injection", "attentive injection")
 Means = dict[str, dict[str, dict[str, float]]]  # of metrics over scenes, by what was measured and how
 WEIGHTS = ("best", "last", "average")
@@ -35,6 +37,7 @@ MEASURED = ("bicubic", "linear injection", "best")  # in every run; older ones l
 # Where a run lies, how often it is saved and what it runs on do not belong to a protocol; these are not even exported:
 NOT_KEPT = ("run_dir", "data_root", "checkpoint_every")
 FREE = (*NOT_KEPT, "variant", "model", "seed", "device", "deterministic")
+SCENES = ("train_scenes", "val_scenes", "test_scenes")
 YOURS = " (yours)"
 NOTED = ("step", "loss", "psnr", "psnr_average")
 KEPT = ("time", "python", "packages", "commit", "system", "cpu", "cores", "threads", "memory_gib", "gpu")
@@ -172,6 +175,37 @@ def read(folder: str | Path, protocol: str) -> list[Result]:
     if known and protocol not in known:
         raise KAError(f"{folder} has no results of a protocol {protocol!r}; choose one of {', '.join(known)}")
     return check([_load(path) for path in _files(_folder(folder, protocol))])
+
+
+def crosswise(folder: str | Path, name: str) -> list[Result]:
+    """The results of all protocols of `CROSSWISE` under a name; empty where one of them has none.
+
+    A `KAError`: another name; protocols that differ in more than their scenes; a scene that two of them test, or a seed
+    that two of them have (its runs start alike, and would count as if they were independent).
+    """
+    if name not in CROSSWISE:
+        raise unknown("crosswise protocol", name, CROSSWISE)
+    there = protocols(folder)
+    parts = [read(folder, part) if part in there else [] for part in CROSSWISE[name]]
+    if not all(parts):
+        return []
+    for (one, first), (other, second) in combinations(zip(CROSSWISE[name], parts, strict=True), 2):
+        a, b = first[0].protocol, second[0].protocol
+        if changed := [key for key in a if key not in SCENES and a[key] != b[key]]:
+            raise KAError(f"{one} and {other} differ in {', '.join(changed)}; only {', '.join(SCENES)} may differ")
+        if twice := set(first[0].methods["best"].scenes) & set(second[0].methods["best"].scenes):
+            raise KAError(f"{one} and {other} both test {min(twice)}; give each scene to one of them")
+        if twice := {run.config.seed for run in first} & {run.config.seed for run in second}:
+            raise KAError(f"{one} and {other} both have runs of seed {min(twice)}; train with other seeds")
+    return [result for part in parts for result in part]
+
+
+def by_test(results: Sequence[Result]) -> list[list[Result]]:
+    """Results by the scenes that they were tested on: one list, or of `crosswise` results one for each part."""
+    parts: dict[frozenset[str], list[Result]] = {}
+    for result in results:
+        parts.setdefault(frozenset(result.methods["bicubic"].scenes), []).append(result)
+    return list(parts.values())
 
 
 def beside(folder: str | Path, protocol: str) -> list[Result]:

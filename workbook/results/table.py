@@ -18,7 +18,7 @@ from ka.metrics import METRICS
 from ka.models.counts import flops, parameter_count
 from ka.models.study_names import dead_parameters
 from ka.models.variants import PSRT_ROWS, VARIANTS, variant
-from workbook.results.compare import Difference, Fit, Values, judge
+from workbook.results.compare import Difference, Fit, Values, judge, pooled
 from workbook.results.speed import Measurement, Spread
 from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, Result, check, in_order
 from workbook.results.study import BASELINE, Reported, printed_for
@@ -87,7 +87,7 @@ def table(
     values = measured(results, which)
     seeds = {name: tuple(result.config.seed for result in of_variant) for name, of_variant in runs.items()}
     compared = [name for name in runs if name != baseline and runs[name] and runs[baseline]]
-    changes = differences([{name: 1, baseline: -1} for name in compared], values, seeds)
+    changes = differences([{name: 1, baseline: -1} for name in compared], [results], which)
     to_baseline = dict(zip(compared, changes, strict=True))
     rows = []
     for name in UNTRAINED:
@@ -153,24 +153,26 @@ def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[s
 
 
 def differences(
-    contrasts: Sequence[Mapping[str, float]],
-    values: Mapping[str, Mapping[str, Values]],
-    seeds: Mapping[str, Sequence[int]],
-    margins: Mapping[str, float] | None = None,
+    contrasts: Sequence[Mapping[str, float]], parts: Sequence[Sequence[Result]], which: str, **margins: float
 ) -> list[dict[str, Difference]]:
     """Every metric's Σ weight · (mean of a variant), judged for all contrasts at once (`workbook.results.compare`).
 
     Args:
         contrasts: variant → weight, adding up to zero, of each contrast.
-        values: of all variants, from `measured`.
-        seeds: variant → its seeds.
+        parts: results of one protocol; or of several that were tested on other scenes each, which are pooled.
+        which: as in `table`.
         margins: metric → the difference that still counts as equal, where one is asked for.
     """
+    values = [{name: metrics for name, metrics in measured(part, which).items() if metrics} for part in parts]
+    seeds = [{name: [run.config.seed for run in runs] for name, runs in by_variant(part).items()} for part in parts]
     changes: list[dict[str, Difference]] = [{} for _ in contrasts]
     for metric in SHOWN:
-        fit = Fit.of({name: metrics[metric] for name, metrics in values.items() if metrics}, seeds)
-        judged = judge([fit.contrast(weights) for weights in contrasts], margin=(margins or {}).get(metric))
-        for change, difference in zip(changes, judged, strict=True):
+        fits = [
+            Fit.of({name: metrics[metric] for name, metrics in of_part.items()}, seeds_of_part)
+            for of_part, seeds_of_part in zip(values, seeds, strict=True)
+        ]
+        estimates = [pooled([fit.contrast(weights) for fit in fits]) for weights in contrasts]
+        for change, difference in zip(changes, judge(estimates, margin=margins.get(metric)), strict=True):
             change[metric] = difference
     return changes
 
