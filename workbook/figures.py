@@ -35,6 +35,7 @@ from workbook.views import plots
 from workbook.views.kernel_field import field_figure, kernel_field
 
 FOLDER = ROOT / "figures"
+PARTS = {part for parts in results.CROSSWISE.values() for part in parts[1:]}  # of protocols, judged with these alone
 STABLE = (".svg", ".csv", ".md", ".tex")  # kinds of files whose bytes do not depend on the machine
 
 Encode = Callable[[], bytes]
@@ -54,8 +55,9 @@ def _drawn() -> Iterator[tuple[str, Encode]]:
     folder = results_folder()
     for protocol in results.protocols(folder):
         runs = results.beside(folder, protocol)
-        if (baseline := baseline_of({run.config.variant for run in runs})) is None:
-            continue  # runs that are there for one question have nothing to be compared with
+        baseline = baseline_of({run.config.variant for run in runs})
+        if baseline is None or protocol in PARTS:
+            continue  # runs that are there for one question have nothing to be compared with, or not alone
         measured = speed.read(folder / "bench.json").get("cpu")
         protocol_table = cache(partial(table, runs, baseline, measurement=measured))
         for kind, text in (("csv", report.to_csv), ("md", report.to_markdown), ("tex", report.to_latex)):
@@ -66,6 +68,9 @@ def _drawn() -> Iterator[tuple[str, Encode]]:
             yield from kinds_of(
                 f"results/{protocol}_questions", partial(result_figures.chart, runs, questions.asked(runs))
             )
+    for name in results.CROSSWISE:
+        every = results.crosswise(folder, name)
+        yield from kinds_of(f"results/{name}_questions", partial(result_figures.chart, every, questions.asked(every)))
     yield from kinds_of("results/robustness", lambda: robustness.chart(robustness.read()))
 
 

@@ -169,6 +169,28 @@ def test_a_question_and_the_table_judge_a_pair_alike(make: Make) -> None:
     assert asked.low >= -row.differences["psnr"].high  # the table compares more models at once
 
 
+def test_all_parts_of_a_data_set_answer_together(make: Make) -> None:
+    """What 11 scenes say and 11 others do: the mean of both, of the comparisons that were run on both."""
+    others = {f"scene {i}": f"scene {i + 11}" for i in range(11)}
+
+    def elsewhere(result: Result) -> Result:
+        methods = {
+            name: Evaluation({others[scene]: values for scene, values in found.scenes.items()})
+            for name, found in result.methods.items()
+        }
+        return replace(result, methods=methods)
+
+    levels = {"psrt": 0.0, "psrt_noshuffle": 1.0, "psrt_misaligned": 2.0}
+    first = [make(name, level, seed) for name, level in levels.items() for seed in (10, 11)]
+    second = [elsewhere(make(name, 3 * level, seed)) for name, level in list(levels.items())[:2] for seed in (20, 21)]
+    found = answers([*first, *second], "1. Shuffle")
+    assert [one.verdict for one in found] == ["not run", "supported", "not run"]
+    assert found[1].differences["psnr"].value == pytest.approx(2.0)
+    assert found[1].seeds == {"psrt_noshuffle": 4, "psrt": 4}
+    assert len(found[1].differences["psnr"].by_scene) == 22
+    assert questions.asked([*first, *second]) == ["1. Shuffle"]
+
+
 def test_open_questions_are_better_or_worse_and_lower_is_not_mistaken() -> None:
     one = Answer(
         Comparison("mine", {"kav1": 1, "kav2": -1}), {}, {"psnr": Difference(-1.0, -2.0, -0.5, "scenes and seeds")}

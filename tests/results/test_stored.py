@@ -185,3 +185,35 @@ def test_weights_are_shipped_where_psnr_is_infinite(real: Run, tmp_path: Path) -
     path = ship(run, tmp_path / "checkpoints")
     assert ka.load_checkpoint(path).row.name == "kav11"
     assert path.stat().st_size < (run.path / "best.safetensors").stat().st_size
+
+
+def test_parts_of_a_data_set_are_read_together_or_refused(fake: Fake, tmp_path: Path) -> None:
+    """Each scene tested by one part, with seeds of its own, and nothing else different."""
+
+    def part(name: str, first: int, seed: int, **changes: Any) -> None:
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        run = fake("kav1", seed, [40.0] * 3, **changes)
+        text = (run.path / "metrics.json").read_text()
+        (run.path / "metrics.json").write_text(re.sub(r"scene (\d)", lambda m: f"scene {int(m[1]) + first}", text))
+        results.export(run, tmp_path, name)
+
+    usual, second, third = results.CROSSWISE["laptop-crosswise"]
+    part(usual, 0, 10)
+    part(second, 3, 20, dataset="cave", data_root="here", test_scenes="beads")
+    assert results.crosswise(tmp_path, "laptop-crosswise") == []  # the third part is not there
+    part(usual, 0, 10, dataset="cave", data_root="here")
+    part(third, 6, 30, dataset="cave", data_root="here", test_scenes="cloth")
+    every = results.crosswise(tmp_path, "laptop-crosswise")
+    assert [len(of_part[0].methods["best"].scenes) for of_part in results.by_test(every)] == [3, 3, 3]
+    for changed, refusal in (
+        ({"first": 5}, "laptop-second and laptop-third both test scene 5; give each scene to one"),
+        ({"seed": 10}, "laptop and laptop-third both have runs of seed 10; train with other seeds"),
+        ({"dim": 16}, "laptop and laptop-third differ in dim; only train_scenes, val_scenes, test_scenes may differ"),
+    ):
+        part(
+            third, **{"first": 6, "seed": 30, "dataset": "cave", "data_root": "here", "test_scenes": "cloth"} | changed
+        )
+        with pytest.raises(ka.KAError, match=re.escape(refusal)):
+            results.crosswise(tmp_path, "laptop-crosswise")
+    with pytest.raises(ka.KAError, match="crosswise protocol 'laptop' is unknown"):
+        results.crosswise(tmp_path, "laptop")
