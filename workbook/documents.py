@@ -3,6 +3,7 @@
 <!-- laptop: made by make figures -->                 a table, up to <!-- end -->
 <!--answer: protocol: question | comparison-->        a number with its interval and verdict, up to <!--/-->
 <!--answer: question | comparison-->                  the same of the protocol `ANSWERING`
+<!--verdicts: protocol-->                             how many comparisons have which verdict, up to <!--/-->
 <!--scores: protocol: variant-->                      its PSNR, SAM and ERGAS, up to <!--/-->
 """
 
@@ -52,7 +53,8 @@ def document(name: str) -> str:
         for protocol in results.protocols(results_folder())
     }
     tables |= {"models": models_table, "robustness": lambda: robustness.to_markdown(robustness.read())}
-    tables |= {"swaps": lambda: swaps.to_markdown(swaps.read()), "footing": footing_table, "crosswise": crosswise_table}
+    tables |= {"swaps": lambda: swaps.to_markdown(swaps.read()), "footing": footing_table}
+    tables |= {name: partial(crosswise_table, name) for name in results.CROSSWISE}
 
     def generated(match: re.Match[str]) -> str:
         if match[2] not in tables:
@@ -66,6 +68,8 @@ def document(name: str) -> str:
     text = re.sub(r"(<!-- ([\w-]+): made by make figures -->\n).*?(?=<!-- end -->)", generated, text, flags=re.DOTALL)
     scored = r"(<!--scores: ([\w-]+): ([\w-]+)-->).*?(?=<!--/-->)"
     text = re.sub(scored, lambda match: match[1] + scores(match[2], match[3]), text, flags=re.DOTALL)
+    counted = r"(<!--verdicts: ([\w-]+)-->).*?(?=<!--/-->)"
+    text = re.sub(counted, lambda match: match[1] + verdicts(match[2], language), text, flags=re.DOTALL)
     of = r"(<!--answer: (?:([a-z][\w-]*): )?(.+?) \| (.+?)-->).*?(?=<!--/-->)"
     return re.sub(of, answered, text, flags=re.DOTALL)
 
@@ -88,11 +92,20 @@ def scores(protocol: str, variant: str) -> str:
     return f"{psnr:.3f} dB / {sam:.3f}° / {ergas:.3f}"
 
 
+def verdicts(protocol: str, language: str) -> str:
+    """How many of a protocol's comparisons have which verdict, in words."""
+    return questions.tally(_runs(protocol), language)
+
+
+def _runs(protocol: str) -> list[results.Result]:
+    read = results.crosswise if protocol in results.CROSSWISE else results.beside
+    return read(results_folder(), protocol)
+
+
 @cache
 def answer(protocol: str, question: str, comparison: str, language: str) -> str:
     """What a protocol's runs say to one comparison, in words; one that the question has not is a `KAError`."""
-    read = results.crosswise if protocol in results.CROSSWISE else results.beside
-    answers = questions.answers(read(results_folder(), protocol), question)
+    answers = questions.answers(_runs(protocol), question)
     by_label = {answer.comparison.label: answer for answer in answers}
     if comparison not in by_label:
         raise unknown(f"comparison of question {question!r}", comparison, by_label)
@@ -112,20 +125,20 @@ def footing_table() -> str:
     return tabulate(rows, ["compared", *FOOTINGS], tablefmt="github", disable_numparse=True) + "\n"
 
 
-def crosswise_table() -> str:
-    """Every comparison whose rows were run crosswise: on the usual test scenes, and on every scene of the data set."""
+def crosswise_table(name: str) -> str:
+    """Every comparison whose rows were run crosswise: on the usual test scenes alone, and on every scene."""
+    few = results.beside(results_folder(), results.CROSSWISE[name][0])
+    every = results.crosswise(results_folder(), name)
     rows = []
-    for name, (usual, *_) in results.CROSSWISE.items():
-        few, every = results.beside(results_folder(), usual), results.crosswise(results_folder(), name)
-        for question in questions.asked(every):
-            on_few = questions.answers(few, question)
-            for before, found in zip(on_few, questions.answers(every, question), strict=True):
-                if found.differences:
-                    seeds = [", ".join(map(str, answer.seeds.values())) for answer in (before, found)]
-                    words = [questions.in_words(answer) for answer in (before, found)]
-                    rows.append([found.comparison.label, seeds[0], words[0], seeds[1], words[1]])
-    head = ["compared", "runs", "11 test scenes", "runs", "all 31 scenes, crosswise"]
-    return tabulate(rows, head, tablefmt="github", disable_numparse=True) + "\n"
+    for question in questions.asked(every):
+        for both in zip(questions.answers(few, question), questions.answers(every, question), strict=True):
+            if both[1].differences:
+                runs = (", ".join(map(str, answer.seeds.values())) for answer in both)
+                told = zip(runs, map(questions.in_words, both), strict=True)
+                rows.append([both[0].comparison.label, *(cell for cells in told for cell in cells)])
+    scenes = [len(part[0].methods["bicubic"].scenes) for part in results.by_test(every)]
+    usual, whole = f"{scenes[0]} usual test scenes" if every else "", f"all {sum(scenes)} scenes, crosswise"
+    return tabulate(rows, ["compared", "runs", usual, "runs", whole], tablefmt="github", disable_numparse=True) + "\n"
 
 
 def models_table() -> str:

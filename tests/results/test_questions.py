@@ -216,3 +216,11 @@ def test_the_summary_begins_with_what_is_decided() -> None:
     ranks = [("equal" in verdict) + 2 * verdict.startswith("not ") for verdict in verdicts]
     assert ranks == sorted(ranks)
     assert {0, 2} <= set(ranks)
+
+
+def test_verdicts_are_counted(make: Make) -> None:
+    found = questions.tally([make("psrt", 0.0), make("psrt_noshuffle", 1.0), make("kav11", 0.0)])
+    assert found == "2 not decided at this budget"
+    assert questions.tally([make("psrt", 0.0), make("psrt_noshuffle", 1.0)], "zh") == "1 项此训练量下不能判定"
+    pair = [make(name, level, seed) for name, level in (("kav2", 0.0), ("kav7", 1.0)) for seed in (10, 11)]
+    assert questions.tally(pair) == "1 supported"

@@ -161,7 +161,18 @@ _IN_CHINESE: Mapping[Verdict, str] = {
 }
 
 
+def tally(results: Sequence[Result], language: str = "en") -> str:
+    """How many of the comparisons that were run have which verdict, in English (`en`) or Chinese (`zh`)."""
+    found = Counter(one.verdict for title in asked(results) for one in answers(results, title) if one.differences)
+    between, comma = (" ", ", ") if language == "en" else (" 项", "，")
+    return comma.join(f"{count}{between}{_verdict(verdict, language)}" for verdict, count in found.most_common())
+
+
+def _verdict(verdict: Verdict, language: str) -> str:
+    return verdict if language == "en" else _IN_CHINESE[verdict]
+
+
 def in_words(answer: Answer, language: str = "en") -> str:
     """An answer within a sentence, in English (`en`) or Chinese (`zh`): the difference in PSNR, and the verdict."""
-    verdict = answer.verdict if language == "en" else _IN_CHINESE[answer.verdict]
+    verdict = _verdict(answer.verdict, language)
     return f"{interval(answer.differences['psnr'])} dB, {verdict}" if answer.differences else verdict

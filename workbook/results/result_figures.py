@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
 
@@ -150,10 +151,10 @@ def quality_against_cost(table: Table) -> Figure:
 
 
 def _near(table: Table, rows: Sequence[Row]) -> list[Row]:
-    """The methods without training that lie at most half a dB below the networks' lowest."""
-    lowest = min((row.stats["psnr"].mean for row in rows), default=math.inf)
+    """The methods without training that lie below the networks by less than these lie apart: or they would be flat."""
+    levels = [row.stats["psnr"].mean for row in rows] or [math.inf]
     without = [row for row in table.rows if row.name in UNTRAINED and row.stats]
-    return [row for row in without if row.stats["psnr"].mean > lowest - 0.5]
+    return [row for row in without if row.stats["psnr"].mean > 2 * min(levels) - max(levels)]
 
 
 def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float], line: float) -> None:
@@ -172,6 +173,7 @@ def _name_points(axis: Axes, rows: Sequence[Row], x: Sequence[float], line: floa
             name, (at, level), (at, height), textcoords=beside, fontsize=7, va="center", ha=edge, arrowprops=to_point
         )
         text.set_in_layout(False)  # or every drawing would move the axes a little further
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])  # to be read over bars
 
 
 @narrow
