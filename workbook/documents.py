@@ -54,6 +54,7 @@ def document(name: str) -> str:
     }
     tables |= {"models": models_table, "robustness": lambda: robustness.to_markdown(robustness.read())}
     tables |= {"swaps": lambda: swaps.to_markdown(swaps.read()), "footing": footing_table}
+    tables |= {"own-spread": own_spread_table}
     tables |= {name: partial(crosswise_table, name) for name in results.CROSSWISE}
 
     def generated(match: re.Match[str]) -> str:
@@ -64,14 +65,20 @@ def document(name: str) -> str:
     def answered(match: re.Match[str]) -> str:
         return match[1] + answer(match[2] or ANSWERING, match[3], match[4], language)
 
-    text = (ROOT / name).read_text(encoding="utf-8")
-    text = re.sub(r"(<!-- ([\w-]+): made by make figures -->\n).*?(?=<!-- end -->)", generated, text, flags=re.DOTALL)
-    scored = r"(<!--scores: ([\w-]+): ([\w-]+)-->).*?(?=<!--/-->)"
-    text = re.sub(scored, lambda match: match[1] + scores(match[2], match[3]), text, flags=re.DOTALL)
-    counted = r"(<!--verdicts: ([\w-]+)-->).*?(?=<!--/-->)"
-    text = re.sub(counted, lambda match: match[1] + verdicts(match[2], language), text, flags=re.DOTALL)
-    of = r"(<!--answer: (?:([a-z][\w-]*): )?(.+?) \| (.+?)-->).*?(?=<!--/-->)"
-    return re.sub(of, answered, text, flags=re.DOTALL)
+    marks: dict[str, Callable[[re.Match[str]], str]] = {
+        r"<!-- ([\w-]+): made by make figures -->\n": generated,
+        r"<!--scores: ([\w-]+): ([\w-]+)-->": lambda match: match[1] + scores(match[2], match[3]),
+        r"<!--verdicts: ([\w-]+)-->": lambda match: match[1] + verdicts(match[2], language),
+        r"<!--answer: (?:([a-z][\w-]*): )?((?:(?!-->).)+?) \| ((?:(?!-->).)+?)-->": answered,
+    }
+    text, filled = (ROOT / name).read_text(encoding="utf-8"), 0
+    there = len(re.findall(r"<!--\w|made by make figures", text))
+    for mark, fill in marks.items():
+        text, count = re.subn(rf"({mark})(?:(?!<!--).)*(?=<!-- end -->|<!--/-->)", fill, text, flags=re.DOTALL)
+        filled += count
+    if filled != there:
+        raise KAError(f"{name}: {there - filled} marks are misspelt, or lack their end (<!-- end -->, <!--/-->)")
+    return text
 
 
 @cache
@@ -125,6 +132,22 @@ def footing_table() -> str:
     return tabulate(rows, ["compared", *FOOTINGS], tablefmt="github", disable_numparse=True) + "\n"
 
 
+def own_spread_table() -> str:
+    """The comparisons whose verdict is another when what seeds do is taken from the compared rows' own runs."""
+    rows = []
+    for protocol in (*FOOTINGS, "adaptive", *results.CROSSWISE):
+        runs = _runs(protocol)
+        for question in questions.asked(runs):
+            both = zip(questions.answers(runs, question), questions.answers(runs, question, own=True), strict=True)
+            rows += [
+                [protocol, one.comparison.label, questions.in_words(one), questions.in_words(other)]
+                for one, other in both
+                if one.verdict != other.verdict
+            ]
+    head = ["protocol", "compared", "with the spread of all rows", "with their own, where it is larger"]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True) + "\n"
+
+
 def crosswise_table(name: str) -> str:
     """Every comparison whose rows were run crosswise: on the usual test scenes alone, and on every scene."""
     few = results.beside(results_folder(), results.CROSSWISE[name][0])
@@ -136,8 +159,10 @@ def crosswise_table(name: str) -> str:
                 runs = (", ".join(map(str, answer.seeds.values())) for answer in both)
                 told = zip(runs, map(questions.in_words, both), strict=True)
                 rows.append([both[0].comparison.label, *(cell for cells in told for cell in cells)])
+    if not every:
+        return "Not run yet.\n"
     scenes = [len(part[0].methods["bicubic"].scenes) for part in results.by_test(every)]
-    usual, whole = f"{scenes[0]} usual test scenes" if every else "", f"all {sum(scenes)} scenes, crosswise"
+    usual, whole = f"{scenes[0]} usual test scenes", f"all {sum(scenes)} scenes, crosswise"
     return tabulate(rows, ["compared", "runs", usual, "runs", whole], tablefmt="github", disable_numparse=True) + "\n"
 
 

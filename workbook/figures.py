@@ -69,8 +69,10 @@ def _drawn() -> Iterator[tuple[str, Encode]]:
                 f"results/{protocol}_questions", partial(result_figures.chart, runs, questions.asked(runs))
             )
     for name in results.CROSSWISE:
-        every = results.crosswise(folder, name)
-        yield from kinds_of(f"results/{name}_questions", partial(result_figures.chart, every, questions.asked(every)))
+        if every := results.crosswise(folder, name):
+            yield from kinds_of(
+                f"results/{name}_questions", partial(result_figures.chart, every, questions.asked(every))
+            )
     yield from kinds_of("results/robustness", lambda: robustness.chart(robustness.read()))
 
 

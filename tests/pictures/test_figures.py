@@ -79,6 +79,14 @@ def test_a_document_that_asks_for_what_is_not_there_is_refused(monkeypatch: pyte
     (tmp_path / "README.md").write_text("<!--answer: 7. Windows or image | no such-->?<!--/-->")
     with pytest.raises(KAError, match="'no such' is unknown"):
         documents.document("README.md")
+    for lost in (
+        "<!--verdicts: laptop-->?",
+        "<!--scores: best: kav26_wide -->?<!--/-->",
+        "<!--verdict: laptop-->?<!--/-->",
+    ):
+        (tmp_path / "README.md").write_text(f"{lost} words <!--verdicts: laptop-->?<!--/-->")
+        with pytest.raises(KAError, match=r"README\.md: 1 marks are misspelt, or lack their end"):
+            documents.document("README.md")
 
 
 @pytest.mark.slow

@@ -147,6 +147,35 @@ def test_interactions_take_off_what_both_gain(make: Make) -> None:
     assert found[-1].differences["psnr"].value == pytest.approx(0.5)
 
 
+def test_what_cannot_be_answered_together_is_refused(make: Make) -> None:
+    """Other weights than there are; runs of two recipes; scenes of two data sets, whose seeds are one."""
+    one = make("kav2", 0.0)
+    with pytest.raises(KAError, match="which = 'lats' is unknown"):
+        answers([one, make("kav7", 1.0)], "7. Windows or image", "lats")
+    lacking = replace(one, methods={name: found for name, found in one.methods.items() if name != "last"})
+    with pytest.raises(KAError, match="kav2-seed10: last weights were not measured"):
+        answers([lacking, make("kav7", 1.0)], "7. Windows or image", "last")
+    longer = replace(make("kav7", 1.0), config=replace(one.config, variant="kav7", iterations=2000))
+    with pytest.raises(KAError, match=r"are of different protocols \(iterations: 1000 and 2000"):
+        answers([one, longer], "7. Windows or image")
+
+
+def test_rows_that_seeds_move_more_than_others_may_be_judged_by_themselves(make: Make) -> None:
+    """Four quiet rows and a pair of loud ones: the pair is not decided by its own runs, the quiet ones as before."""
+    quiet = ("psrt", "psrt_noshuffle", "kav10", "kav11")
+    runs = [make(name, 0.3 * i, seed, 0.002 * (seed % 3)) for i, name in enumerate(quiet) for seed in range(3)]
+    runs += [
+        make(name, gap, seed, loud * (seed % 3))
+        for name, gap, loud in (("kav2", 0, 0.1), ("kav7", 0.5, -0.1))
+        for seed in range(3)
+    ]
+    for title, verdict in (("7. Windows or image", "not decided at this budget"), ("1. Shuffle", "supported")):
+        common, own = ([one for one in answers(runs, title, own=own) if one.differences] for own in (False, True))
+        assert [one.verdict for one in common] == ["supported"]
+        assert [one.verdict for one in own] == [verdict]
+        assert own[0].differences["psnr"].value == common[0].differences["psnr"].value
+
+
 def test_an_unknown_question_lists_the_known() -> None:
     with pytest.raises(KAError, match=r"choose one of 0\. Kernel Attention, 1\. Shuffle"):
         answers([], "10. Anything")

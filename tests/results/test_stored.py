@@ -55,6 +55,12 @@ def test_a_file_of_eleven_scenes_is_small(fake: Fake, tmp_path: Path) -> None:
     assert path.stat().st_size < 40_000
 
 
+def test_a_mistyped_folder_is_not_an_empty_one(tmp_path: Path) -> None:
+    assert results.read(tmp_path, "demo") == []
+    with pytest.raises(ka.KAError, match="nowhere is not a folder; give the one that holds the folders of protocols"):
+        results.read(tmp_path / "nowhere", "demo")
+
+
 @pytest.mark.parametrize("protocol", ["", "..", "../x", "a/b", "a\\b", ".hidden", "x" * 65, "a b", "a\n", None, 3])
 def test_protocol_names_stay_in_the_folder(real: Run, tmp_path: Path, protocol: Any) -> None:
     with pytest.raises(ka.KAError, match="is no plain name"):
@@ -136,6 +142,22 @@ def test_other_data_does_not_mix(fake: Fake) -> None:
         results.check([one, other])
 
 
+def test_what_the_first_run_lacks_is_held_against_the_others(fake: Fake, tmp_path: Path) -> None:
+    """Older runs lack a method; and 0.05 dB are no rounding."""
+    older, *newer = (fake(name) for name in ("kav1", "kav2", "kav3"))
+    metrics = older.metrics()
+    del metrics["methods"]["local injection"]
+    (older.path / "metrics.json").write_text(json.dumps(metrics))
+    assert len(results.from_runs(tmp_path / "runs")) == 3
+    metrics = newer[1].metrics()
+    metrics["methods"]["local injection"]["scenes"]["scene 1"]["psnr"] += 0.05
+    (newer[1].path / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(
+        ka.KAError, match=r"kav2-seed0 and kav3-seed0 were measured on different data \(local injection"
+    ):
+        results.from_runs(tmp_path / "runs")
+
+
 def test_the_same_seed_twice_is_refused(fake: Fake, tmp_path: Path) -> None:
     first = fake(psnr=[40.0] * 3)
     results.export(first, tmp_path, "demo")
@@ -166,6 +188,22 @@ def test_own_runs_stand_beside_the_kept_ones(fake: Fake, tmp_path: Path) -> None
     assert rows["kav11"].stats["psnr"].mean == 40
 
 
+def test_own_runs_do_not_move_what_is_said_of_the_kept_ones(fake: Fake, tmp_path: Path) -> None:
+    """A kept run that was trained again, to the rounding of another machine, is no news; another seed is a row."""
+    for seed in (0, 1, 2):
+        for name, level in (("kav1", 39.0), ("kav11", 40.0)):
+            results.export(fake(name, seed, [level + 0.1 * (seed % 2), level, level + 0.2]), tmp_path, "demo")
+    shutil.rmtree(tmp_path / "runs")
+    fake("kav1", 0, [39.0000001, 39.0, 39.2])
+    fake("kav11", 7, [45.0, 30.0, 20.0])
+    kept = results.read(tmp_path, "demo")
+    both, lines = results.with_yours(kept, tmp_path / "runs")
+    assert [result.name for result in both if result.yours] == ["kav11 (yours)-seed7"]
+    assert [line.partition(" is ")[2] for line in lines] == ["kav1-seed0 of these results itself"]
+    before, after = ({row.name: row.differences for row in table(rows, "kav1").rows} for rows in (kept, both))
+    assert before["kav11"] == after["kav11"]
+
+
 def test_the_command_line_exports(real: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "results_folder", lambda: tmp_path)
     assert command.main(["demo", str(real.path)]) == 0
@@ -183,6 +221,11 @@ def test_weights_are_shipped_where_psnr_is_infinite(real: Run, tmp_path: Path) -
     metrics["methods"]["best"]["mean"]["psnr"] = None
     (run.path / "metrics.json").write_text(json.dumps(metrics))
     path = ship(run, tmp_path / "checkpoints")
+    content = path.read_bytes()
+    path.write_bytes(content[:20])
+    with pytest.raises(ka.KAError, match=r"kav11\.safetensors is damaged .*restore it, or remove it"):
+        ship(run, tmp_path / "checkpoints")
+    path.write_bytes(content)
     assert ka.load_checkpoint(path).row.name == "kav11"
     assert path.stat().st_size < (run.path / "best.safetensors").stat().st_size
 
@@ -206,9 +249,9 @@ def test_parts_of_a_data_set_are_read_together_or_refused(fake: Fake, tmp_path: 
     every = results.crosswise(tmp_path, "laptop-crosswise")
     assert [len(of_part[0].methods["best"].scenes) for of_part in results.by_test(every)] == [3, 3, 3]
     for changed, refusal in (
-        ({"first": 5}, "laptop-second and laptop-third both test scene 5; give each scene to one"),
-        ({"seed": 10}, "laptop and laptop-third both have runs of seed 10; train with other seeds"),
-        ({"dim": 16}, "laptop and laptop-third differ in dim; only train_scenes, val_scenes, test_scenes may differ"),
+        ({"first": 5}, "kav1-seed20 and kav1-seed30 are of two parts and both test scene 5; give each scene to one"),
+        ({"seed": 10}, "two parts both have runs of seed 10 (kav1-seed10 and kav1-seed10); train each part with other"),
+        ({"dim": 16}, "kav1-seed10 and kav1-seed30 differ in dim; of two parts, only train_scenes, val_scenes, test_"),
     ):
         part(
             third, **{"first": 6, "seed": 30, "dataset": "cave", "data_root": "here", "test_scenes": "cloth"} | changed

@@ -8,6 +8,7 @@ import pytest
 from swept import main_here, prepared, smoke, tiny
 
 from ka import VARIANTS
+from ka.errors import KAError
 from workbook.sweeps import command, work
 from workbook.sweeps.plan import Plan, all_rows
 
@@ -61,6 +62,11 @@ def test_a_plan_of_a_former_version_is_taken_over(planned: Path) -> None:
     before = Plan.read(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hours": 2.0, "pace": {"device": "CPU", "jobs": 1}}))
     assert Plan.read(path) == before
+    plan = json.loads(path.read_text())
+    del plan["shared"]["msi_gain"]  # a field that was added since has its default
+    path.write_text(json.dumps(plan))
+    with pytest.raises(KAError, match=r"the plan is another \(msi_gain: .* there, 3.0 asked\)"):
+        prepared(["--out", str(planned), "--set", "msi_gain=3.0"])
 
 
 def test_a_plan_is_added_to_and_never_contradicted(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,6 +162,13 @@ def test_weights_that_changed_since(smoke: Smoke, finished: Path, tmp_path: Path
     first.unlink()
     train(smoke(tmp_path / "new", init=str(second)), bar=False)
     assert Run(tmp_path / "new").finished
+    second.unlink()
+    train(smoke(tmp_path / "new", init=str(second)), bar=False)  # shown, though its weights are gone
+    with pytest.raises(ka.KAError, match="elsewhere does not exist"):  # but not as what began with others
+        train(smoke(tmp_path / "new", init="elsewhere"), bar=False)
+    ka.save_weights(first, ka.build("kav11", 4, 3, 8))
+    with pytest.raises(ka.KAError, match=r"a\.safetensors holds other weights than those that .*new began with"):
+        train(config, bar=False)
 
 
 def test_gone_weights_are_in_the_checkpoint(smoke: Smoke, finished: Path, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def test_iterations_replace_epochs_and_back() -> None:
         ("schedule", "cosin", "schedule 'cosin' is unknown; did you mean 'cosine'[?] choose one of constant, cosine"),
         ("loss", 3, "loss=3 is of the wrong type: expected str, got int"),
         ("device", "tpu", "device='tpu' is unknown; choose auto, cpu, cuda or cuda:N"),
+        ("device", "cuda:²", "device='cuda:²' is unknown"),
+        ("device", "cuda:", "device='cuda:' is unknown"),
         ("learning_rat", 1.0, "parameter 'learning_rat' is unknown; choose one of preset, variant, .*lr"),
         ("warm_up", 1.0, "parameter 'warm_up' is unknown; did you mean 'warmup'[?]"),
     ],
@@ -113,6 +115,7 @@ def test_whole_numbers_pass_for_floats() -> None:
 def test_fields_of_a_command_line() -> None:
     values = parse_fields(["lr=1e-3", "augment=True", "variant=kav1", "data_root=/a=b", "epochs=None"])
     assert values == {"lr": 1e-3, "augment": True, "variant": "kav1", "data_root": "/a=b", "epochs": None}
+    assert parse_fields(["key={[]:1}"]) == {"key": "{[]:1}"}
     for wrong in (["lr"], ["=3"], ["lr=1", "lr=2"]):
         with pytest.raises(KAError, match=r"--set .* is not of the form name=value, each name once"):
             parse_fields(wrong)

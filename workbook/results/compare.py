@@ -31,6 +31,11 @@ class Difference:
         """Whether there is an interval, and zero is outside it."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def decided(self) -> bool:
+        """Whether its sign is sure over scenes and seeds; of scenes alone, the next seed may turn it."""
+        return self.covers == "scenes and seeds" and self.excludes_zero
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -42,10 +47,10 @@ class Estimate:
     covers: str = ""
     refused: bool = False
     by_scene: Sequence[float] = ()
-    of_seeds: Sequence[tuple[float, int]] = ()  # squared errors from seeds that `error` holds, with their freedom
+    of_seeds: Sequence[tuple[float, float]] = ()  # squared errors from seeds that `error` holds, with their freedom
 
     @classmethod
-    def of(cls, gaps: Float[np.ndarray, " scenes"], of_seeds: Sequence[tuple[float, int]]) -> "Estimate":
+    def of(cls, gaps: Float[np.ndarray, " scenes"], of_seeds: Sequence[tuple[float, float]]) -> "Estimate":
         """The mean of gaps: its error over scenes, and errors over seeds (squared, 0 degrees where nothing is known).
 
         Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2, 1946.
@@ -86,8 +91,11 @@ class Fit:
         design = np.array(columns, dtype=np.float64).reshape(len(columns), len(runs)).T
         return cls(models, design, np.linalg.pinv(design), np.concatenate([values[m] for m in models] or [design]))
 
-    def contrast(self, weights: Mapping[str, float]) -> Estimate:
-        """Σ weight · (mean of a model), the weights adding up to zero: its error over scenes and over seeds."""
+    def contrast(self, weights: Mapping[str, float], own: bool = False) -> Estimate:
+        """Σ weight · (mean of a model), the weights adding up to zero: its error over scenes and over seeds.
+
+        `own`: with what is left of these models' own runs, where that is more than what is left of all runs.
+        """
         if not set(weights) <= set(self.models):
             return Estimate(math.nan)
         column = np.array([weights.get(model, 0.0) for model in self.models])
@@ -97,9 +105,15 @@ class Fit:
             return Estimate(math.nan, refused=True)
         means = self.values.mean(1)
         rest = means - self.design @ (self.inverse @ means)
-        freedom = int(len(means) - np.linalg.matrix_rank(self.design))
-        of_seeds = float(rest @ rest / freedom * (of_runs @ of_runs)) if freedom else 0.0
-        return Estimate.of(of_runs @ self.values, [(of_seeds, freedom)])
+        freedom = float(len(means) - np.linalg.matrix_rank(self.design))
+        variance = float(rest @ rest) / freedom if freedom else 0.0
+        if own and freedom:
+            theirs = self.design[:, np.flatnonzero(column)].any(axis=1)
+            left = float((1 - np.einsum("r c, c r -> r", self.design, self.inverse))[theirs].sum())
+            squares = float(rest[theirs] @ rest[theirs])
+            if left > 0.5 and squares / left > variance:  # a row with one seed has nothing left
+                variance, freedom = squares / left, left
+        return Estimate.of(of_runs @ self.values, [(variance * float(of_runs @ of_runs), freedom)])
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:

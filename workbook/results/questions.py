@@ -78,9 +78,9 @@ class Answer:
         if not self.differences:
             return "not run"
         psnr = self.differences["psnr"]
-        if psnr.covers != "scenes and seeds" or not (psnr.excludes_zero or psnr.equal):
+        if not psnr.decided and not (psnr.covers == "scenes and seeds" and psnr.equal):
             return "not decided at this budget"
-        if not psnr.excludes_zero:
+        if not psnr.decided:
             return "equal within 0.1 dB"
         side: Literal["better", "worse"] = "better" if psnr.value > 0 else "worse"
         if self.comparison.claim == "open":
@@ -101,7 +101,7 @@ def _were_run(results: Sequence[Result]) -> list[Comparison]:
     return [c for c in every if parts and all(set(c.weights) <= part for part in parts)]
 
 
-def answers(results: Sequence[Result], question: str, which: str = "best") -> list[Answer]:
+def answers(results: Sequence[Result], question: str, which: str = "best", own: bool = False) -> list[Answer]:
     """What runs say to every comparison of a question.
 
     Differences are judged as `workbook.results.compare` says, beside all comparisons of all questions that were run
@@ -111,15 +111,15 @@ def answers(results: Sequence[Result], question: str, which: str = "best") -> li
         results: of one protocol, from `workbook.results.stored.read`; or of all parts of one, from `crosswise` there.
         question: a key of `QUESTIONS`; another one is a `KAError`.
         which: `best`, `last` or `average` weights.
+        own: with what is left of the compared rows' own runs, where it is more than what is left of all (`Fit`).
     """
     if question not in QUESTIONS:
         raise unknown("question", question, QUESTIONS)
     were_run, parts = _were_run(results), by_test(results)
-    judged = differences([comparison.weights for comparison in were_run], parts, which, psnr=MARGIN)
-    changes = {comparison.label: change for comparison, change in zip(were_run, judged, strict=True)}
+    judged = differences([comparison.weights for comparison in were_run], parts, which, own, psnr=MARGIN)
     counts = Counter(result.row for result in results)
     return [
-        Answer(c, {name: counts[name] for name in c.weights}, changes[c.label]) if c in were_run else Answer(c)
+        Answer(c, {name: counts[name] for name in c.weights}, judged[were_run.index(c)]) if c in were_run else Answer(c)
         for c in QUESTIONS[question]
     ]
 

@@ -47,7 +47,7 @@ def sections(table: Table) -> list[Section]:
     compared = [row for row in table.rows if row.differences]
     if compared:
         judged = any(difference.low is not None for row in compared for difference in row.differences.values())
-        title = f"Difference to {table.baseline}" + ", with simultaneous 95 % intervals" * judged
+        title = f"Difference to {table.baseline}" + ", with intervals at Holm’s levels" * judged
         head = ["model", *(f"Δ {heading}" for heading in heads), "interval covers"]
         gaps = {row.name: [row.differences[metric] for metric in SHOWN] for row in compared}
         cells = [[name, *map(interval, changes), changes[0].covers or "–"] for name, changes in gaps.items()]

@@ -42,7 +42,7 @@ def forest(table: Table) -> Figure:
         for axis in axes:
             axis.set(xticks=[])
         axes[1].text(0.5, 0.6, "no run to compare yet", ha="center", transform=axes[1].transAxes)
-    texts = {"better": f"better than {table.baseline}", "worse": "worse", "open": "interval holds zero"}
+    texts = {"better": f"better than {table.baseline}", "worse": "worse", "open": "not decided"}
     marks = [(text, COLOURS[side], COLOURS[side], 0.9) for side, text in texts.items()]
     _legend(figure, [*marks, ("no interval", COLOURS["open"], "white", 0)])
     return figure
@@ -72,7 +72,7 @@ def _forest(axis: Axes, rows: Sequence[Row], metric: str) -> None:
     axis.axvline(0, color="black", linewidth=0.8)
     for y, difference in differences:
         good = (difference.value > 0) == (METRICS[metric].better == "higher")
-        mark(axis, difference, y, COLOURS["open" if not difference.excludes_zero else "better" if good else "worse"])
+        mark(axis, difference, y, COLOURS["open" if not difference.decided else "better" if good else "worse"])
     axis.set_xlabel(f"Δ {METRICS[metric].heading},\n{METRICS[metric].better} is better")
     axis.grid(visible=False, axis="y")
     axis.locator_params(axis="x", nbins=4)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ka.errors import KAError, unknown
 from ka.evaluation import Evaluation
@@ -168,44 +168,50 @@ def export(run: Run, folder: str | Path, protocol: str) -> Path:
 def read(folder: str | Path, protocol: str) -> list[Result]:
     """All results of a protocol, in the order of variants and seeds; empty if the folder holds no protocol at all.
 
-    No such protocol among those there are, a damaged or foreign file (it is named), and results that do not belong
-    together (see `check`) are a `KAError`.
+    No such folder, no such protocol among those there are, a damaged or foreign file (it is named), and results that do
+    not belong together (see `check`) are a `KAError`.
     """
+    place = _folder(folder, protocol)
+    if not Path(folder).is_dir():
+        raise KAError(f"{folder} is not a folder; give the one that holds the folders of protocols")
     known = protocols(folder)
     if known and protocol not in known:
         raise KAError(f"{folder} has no results of a protocol {protocol!r}; choose one of {', '.join(known)}")
-    return check([_load(path) for path in _files(_folder(folder, protocol))])
+    return check([_load(path) for path in _files(place)])
 
 
 def crosswise(folder: str | Path, name: str) -> list[Result]:
     """The results of all protocols of `CROSSWISE` under a name; empty where one of them has none.
 
-    A `KAError`: another name; protocols that differ in more than their scenes; a scene that two of them test, or a seed
-    that two of them have (its runs start alike, and would count as if they were independent).
+    Another name, and what `by_test` refuses, are a `KAError`.
     """
     if name not in CROSSWISE:
         raise unknown("crosswise protocol", name, CROSSWISE)
     there = protocols(folder)
     parts = [read(folder, part) if part in there else [] for part in CROSSWISE[name]]
-    if not all(parts):
-        return []
-    for (one, first), (other, second) in combinations(zip(CROSSWISE[name], parts, strict=True), 2):
-        a, b = first[0].protocol, second[0].protocol
-        if changed := [key for key in a if key not in SCENES and a[key] != b[key]]:
-            raise KAError(f"{one} and {other} differ in {', '.join(changed)}; only {', '.join(SCENES)} may differ")
-        if twice := set(first[0].methods["best"].scenes) & set(second[0].methods["best"].scenes):
-            raise KAError(f"{one} and {other} both test {min(twice)}; give each scene to one of them")
-        if twice := {run.config.seed for run in first} & {run.config.seed for run in second}:
-            raise KAError(f"{one} and {other} both have runs of seed {min(twice)}; train with other seeds")
-    return [result for part in parts for result in part]
+    results = [result for part in parts for result in part] if all(parts) else []
+    by_test(results)
+    return results
 
 
 def by_test(results: Sequence[Result]) -> list[list[Result]]:
-    """Results by the scenes that they were tested on: one list, or of `crosswise` results one for each part."""
+    """Results by the scenes that they were tested on: one list, or of `crosswise` results one for each part.
+
+    A `KAError`: what `check` refuses within a part; parts that differ in more than their scenes; a scene that two of
+    them test, or a seed that two of them have (its runs start alike, and would count as if they were independent).
+    """
     parts: dict[frozenset[str], list[Result]] = {}
     for result in results:
         parts.setdefault(frozenset(result.methods["bicubic"].scenes), []).append(result)
-    return list(parts.values())
+    for (scenes, first), (others, second) in combinations(parts.items(), 2):
+        a, b, both = first[0].protocol, second[0].protocol, f"{first[0].name} and {second[0].name}"
+        if changed := [key for key in a if key not in SCENES and a[key] != b[key]]:
+            raise KAError(f"{both} differ in {', '.join(changed)}; of two parts, only {', '.join(SCENES)} may differ")
+        if twice := scenes & others:
+            raise KAError(f"{both} are of two parts and both test {min(twice)}; give each scene to one part")
+        if seeds := {run.config.seed for run in first} & {run.config.seed for run in second}:
+            raise KAError(f"two parts both have runs of seed {min(seeds)} ({both}); train each part with other seeds")
+    return [check(part) for part in parts.values()]
 
 
 def beside(folder: str | Path, protocol: str) -> list[Result]:
@@ -235,7 +241,10 @@ def with_yours(results: Sequence[Result], folder: str | Path) -> tuple[list[Resu
     for path in finished_runs(folder).values():
         try:
             own = Result.of(Record.of(Run(path)), path)
-            if known.get(own.name) == own.methods:
+            kept_as = known.get(own.name, {})
+            if kept_as and all(
+                _alike(kept_as[method], found) for method, found in own.methods.items() if method in kept_as
+            ):
                 lines.append(f"{path} is {own.name} of these results itself")
             else:
                 kept = check([*kept, replace(own, yours=True)])
@@ -267,13 +276,12 @@ def check(results: Iterable[Result]) -> list[Result]:
         if changed := [f"{key}: {first[key]!r} and {other[key]!r}" for key in first if first[key] != other[key]]:
             cure = "only variant and seed may differ: keep each protocol in a folder of its own"
             raise KAError(f"{both} are of different protocols ({'; '.join(changed)}); {cure}")
-    for result in ordered[1:]:
-        both = f"{ordered[0].name} and {result.name}"
-        for method in UNTRAINED:
-            measured = [results.methods[method] for results in (ordered[0], result) if method in results.methods]
-            if len(measured) == 2 and not _alike(*measured):
+    for method in UNTRAINED:
+        measured = [result for result in ordered if method in result.methods]
+        for result in measured[1:]:
+            if not _alike(measured[0].methods[method], result.methods[method]):
                 what = f"on different data ({method} has other scenes or values)"
-                raise KAError(f"{both} were measured {what}; measure both on the same")
+                raise KAError(f"{measured[0].name} and {result.name} were measured {what}; measure both on the same")
     return ordered
 
 
@@ -283,12 +291,12 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def _alike(first: Evaluation, second: Evaluation) -> bool:
-    """The same scenes and, up to the rounding of another machine, the same values."""
+    """The same scenes and, up to the rounding of another machine (0.005 dB of 50 dB), the same values."""
     if set(first.scenes) != set(second.scenes):
         return False
     pairs = [(first.scenes[scene][metric], second.scenes[scene][metric]) for scene in first.scenes for metric in SHOWN]
     a, b = np.array(pairs).T
-    return bool(np.allclose(a, b, rtol=1e-3, atol=0, equal_nan=True))
+    return bool(np.allclose(a, b, rtol=1e-4, atol=0, equal_nan=True))
 
 
 def _folder(folder: str | Path, protocol: str) -> Path:
@@ -317,12 +325,15 @@ def ship(run: Run, folder: str | Path = CHECKPOINTS) -> Path:
 
     Beside such a file of another dataset it is `<variant>_<dataset>.safetensors`.
     """
-    metrics = run.metrics()
-    name, dataset = metrics["variant"].replace(":", "."), metrics["dataset"]
+    config = Record.of(run).config
+    name, dataset = config["variant"].replace(":", "."), config["dataset"]
     path = Path(folder) / f"{name}.safetensors"
     if path.exists():
-        with safe_open(path, framework="pt") as file:
-            other = (file.metadata() or {}).get("dataset") != dataset
+        try:
+            with safe_open(path, framework="pt") as file:
+                other = (file.metadata() or {}).get("dataset") != dataset
+        except (SafetensorError, OSError) as error:
+            raise KAError(f"{path} is damaged ({error}); restore it, or remove it") from error
         path = path.with_name(f"{name}_{dataset}.safetensors") if other else path
     keep_weights(run, path)
     return path
@@ -332,10 +343,10 @@ def keep_weights(run: Run, path: Path) -> None:
     """Write a finished run's best weights in float16, half the size; the header says what they were trained on. A run
     that is not finished, and a file that cannot be written, are a `KAError`.
     """
-    metrics = run.metrics()
-    psnr = metrics["methods"]["best"]["mean"]["psnr"]  # before rounding; None where it is infinite
-    known = {} if psnr is None else {"psnr": round(psnr, 3)}
-    noted = {"dataset": metrics["dataset"], "ratio": metrics["ratio"], "step": metrics["best"]["step"]}
+    record = Record.of(run)
+    psnr = _evaluation(record.methods["best"]).mean("psnr")
+    known = {"psnr": round(psnr, 3)} if math.isfinite(psnr) else {}
+    noted = {"dataset": record.config["dataset"], "ratio": record.config["ratio"], "step": record.best["step"]}
     model = run.model("best")
     unit = {} if model.unit is None else {"unit": model.unit}
     save_weights(path, model, half=True, **noted, **known, **unit)

@@ -20,7 +20,7 @@ from ka.models.study_names import dead_parameters
 from ka.models.variants import PSRT_ROWS, VARIANTS, variant
 from workbook.results.compare import Difference, Fit, Values, judge, pooled
 from workbook.results.speed import Measurement, Spread
-from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, Result, check, in_order
+from workbook.results.stored import SHOWN, UNTRAINED, WEIGHTS, YOURS, Result, check, in_order
 from workbook.results.study import BASELINE, Reported, printed_for
 
 
@@ -77,18 +77,15 @@ def table(
     """
     if baseline not in {result.config.variant for result in results}:
         variant(baseline)
-    if which not in WEIGHTS:
-        raise unknown("which =", which, WEIGHTS)
     results = check(results)
-    if lacking := [result.name for result in results if which not in result.methods]:
-        raise KAError(f"{', '.join(lacking[:3])}: {which} weights were not measured; ask for which='best'")
     runs = by_variant(results)
     scenes = _scenes(results)
     values = measured(results, which)
     seeds = {name: tuple(result.config.seed for result in of_variant) for name, of_variant in runs.items()}
     compared = [name for name in runs if name != baseline and runs[name] and runs[baseline]]
-    changes = differences([{name: 1, baseline: -1} for name in compared], [results], which)
-    to_baseline = dict(zip(compared, changes, strict=True))
+    kept = [result for result in results if not result.yours]
+    to_baseline = _to_baseline([name for name in compared if not name.endswith(YOURS)], baseline, kept, which)
+    to_baseline |= _to_baseline([name for name in compared if name.endswith(YOURS)], baseline, results, which)
     rows = []
     for name in UNTRAINED:
         evaluations = [result.methods[name] for result in results if name in result.methods]
@@ -102,6 +99,13 @@ def table(
     rows = _bold(rows)
     notes = _notes(rows, results, which, baseline, len(compared), measurement)
     return Table(rows, baseline, notes, scenes.get("psnr", ()))
+
+
+def _to_baseline(
+    names: Sequence[str], baseline: str, results: Sequence[Result], which: str
+) -> dict[str, dict[str, Difference]]:
+    """Differences of rows to the baseline, judged beside each other: the user's own runs do not move the kept rows'."""
+    return dict(zip(names, differences([{name: 1, baseline: -1} for name in names], [results], which), strict=True))
 
 
 def ranked(table: Table) -> Table:
@@ -148,12 +152,20 @@ def measured(results: Sequence[Result], which: str = "best") -> dict[str, dict[s
     """Variant → metric → its values, seeds × scenes (in one order of scenes, without those where it is undefined for
     all); empty where there is no run. `results` and `which` are as in `table`.
     """
+    if which not in WEIGHTS:
+        raise unknown("which =", which, WEIGHTS)
+    if lacking := [result.name for result in results if which not in result.methods]:
+        raise KAError(f"{', '.join(lacking[:3])}: {which} weights were not measured; ask for which='best'")
     scenes, runs = _scenes(results), by_variant(results)
     return {name: _values([run.methods[which] for run in runs[name]], scenes) for name in runs}
 
 
 def differences(
-    contrasts: Sequence[Mapping[str, float]], parts: Sequence[Sequence[Result]], which: str, **margins: float
+    contrasts: Sequence[Mapping[str, float]],
+    parts: Sequence[Sequence[Result]],
+    which: str,
+    own: bool = False,
+    **margins: float,
 ) -> list[dict[str, Difference]]:
     """Every metric's Σ weight · (mean of a variant), judged for all contrasts at once (`workbook.results.compare`).
 
@@ -161,6 +173,7 @@ def differences(
         contrasts: variant → weight, adding up to zero, of each contrast.
         parts: results of one protocol; or of several that were tested on other scenes each, which are pooled.
         which: as in `table`.
+        own: as in `Fit.contrast`.
         margins: metric → the difference that still counts as equal, where one is asked for.
     """
     values = [{name: metrics for name, metrics in measured(part, which).items() if metrics} for part in parts]
@@ -171,7 +184,7 @@ def differences(
             Fit.of({name: metrics[metric] for name, metrics in of_part.items()}, seeds_of_part)
             for of_part, seeds_of_part in zip(values, seeds, strict=True)
         ]
-        estimates = [pooled([fit.contrast(weights) for fit in fits]) for weights in contrasts]
+        estimates = [pooled([fit.contrast(weights, own) for fit in fits]) for weights in contrasts]
         for change, difference in zip(changes, judge(estimates, margin=margins.get(metric)), strict=True):
             change[metric] = difference
     return changes
@@ -193,14 +206,14 @@ def _stats(values: Mapping[str, Values]) -> dict[str, Stat]:
 
 
 def _bold(rows: Sequence[Row]) -> list[Row]:
-    """Mark the best value of each metric, if the interval of its difference excludes zero."""
+    """Mark the best value of each metric, if its difference is decided."""
     bold: dict[str, set[str]] = {row.name: set() for row in rows}
     for metric in SHOWN:
         sign = 1 if METRICS[metric].better == "higher" else -1
         measured = [row for row in rows if row.stats and math.isfinite(row.stats[metric].mean)]
         for best in sorted(measured, key=lambda row: -sign * row.stats[metric].mean)[:1]:
             difference = best.differences.get(metric)
-            if difference is not None and difference.excludes_zero and sign * difference.value > 0:
+            if difference is not None and difference.decided and sign * difference.value > 0:
                 bold[best.name].add(metric)
     return [replace(row, bold=frozenset(bold[row.name])) for row in rows]
 

@@ -103,6 +103,8 @@ class Plan:
         """The plan in a file, None where there is none; one that is damaged or of another version is a `KAError`."""
         try:
             plan = msgspec.json.decode(path.read_bytes(), type=cls)
+            usual = {field.name: field.default for field in fields(Config) if field.name not in NOT_SHARED}
+            plan = replace(plan, shared=usual | plan.shared)  # fields that were added since have their defaults
             if plan.protocol not in PRESETS:
                 raise unknown("protocol", plan.protocol, PRESETS)
             for planned in plan.runs:

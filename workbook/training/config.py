@@ -116,8 +116,10 @@ class Config:
             raise KAError(f"patch={self.patch} and stride={self.stride} must be multiples of ratio={self.ratio}")
         if self.loss == "l1+ssim" and self.patch < 11:
             raise KAError(f"patch={self.patch} is smaller than the SSIM window; choose at least 12, or loss='l1'")
-        kind, _, number = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
+        kind, colon, number = self.device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (
+            colon and not (kind == "cuda" and number.isdecimal() and number.isascii())
+        ):
             raise KAError(f"device={self.device!r} is unknown; choose auto, cpu, cuda or cuda:N")
 
     def _check_data(self) -> None:
@@ -220,6 +222,6 @@ def parse_fields(given: Sequence[str], option: str = "--set") -> dict[str, Any]:
             raise KAError(f"{option} {text!r} is not of the form name=value, each name once; write it so")
         try:
             values[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             values[name] = value
     return values

@@ -153,7 +153,9 @@ class Run:
         if config.init is None:
             return None
         noted: dict[str, str] | None = None if anew else self._noted("init")
-        if noted is not None and not Path(config.init).exists() and (self.path / "checkpoint.pt").exists():
+        before = self.config()
+        gone = before is not None and before.init == config.init and not Path(config.init).exists()
+        if noted is not None and gone and (self.path / "checkpoint.pt").exists():
             return noted
         file = weights_file(config.init)
         if self.path.resolve() in (file.parent.resolve(), file.resolve()):

@@ -86,6 +86,8 @@ def _begin(config: Config, run: Run, scenes: Data | None, restart: bool) -> Data
     before = None if restart else run.config()
     if before is not None:
         run.check(config)
+        if run.finished and config.init != before.init:
+            run.begun_from(config)  # the same weights, elsewhere
         if run.finished and (before.data_root, before.srf) == (config.data_root, config.srf):
             return None
     try:
