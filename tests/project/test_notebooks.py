@@ -31,7 +31,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ("explore", {}, "", 0),
         ("kernels", {"layer": 9}, "block 1, 2×2, L3", 11),
         ("prepare_cave", {"patch": 32}, "synthetic scenes, no CAVE", 1),
-        ("questions", {"protocol": "demo", "constant": "none", "adapting": "none"}, "demo: 7 runs of 7 variants", 2),
+        ("questions", {"protocol": "demo", "constant": "none", "adapting": "none"}, "demo: 7 runs of 7 variants", 3),
         ("results", {"protocol": "demo"}, "demo: 7 runs of 7 rows", 3),
         ("train", {"preset": "smoke", "variant": "kav1", "run_dir": "run"}, "run is finished: 6 iterations in", 5),
     ],

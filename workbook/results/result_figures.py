@@ -42,7 +42,7 @@ def forest(table: Table) -> Figure:
         for axis in axes:
             axis.set(xticks=[])
         axes[1].text(0.5, 0.6, "no run to compare yet", ha="center", transform=axes[1].transAxes)
-    texts = {"better": f"better than {table.baseline}", "worse": "worse", "open": "not decided"}
+    texts = {"better": f"better than {table.baseline}", "worse": "worse", "open": "holds zero, or one seed or scene"}
     marks = [(text, COLOURS[side], COLOURS[side], 0.9) for side, text in texts.items()]
     _legend(figure, [*marks, ("no interval", COLOURS["open"], "white", 0)])
     return figure
