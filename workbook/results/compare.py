@@ -120,7 +120,7 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     """One contrast over the scenes of several parts of a data set, each tested by runs of its own.
 
     Every scene counts once, so a part counts by its number of scenes. Runs of two parts share no seed (see
-    `workbook.results.stored.crosswise`), so the parts' errors over seeds add up.
+    `workbook.results.stored.by_test`), so the parts' errors over seeds add up.
     """
     if len(estimates) == 1 or any(not estimate.by_scene for estimate in estimates):
         return next((estimate for estimate in estimates if not estimate.by_scene), estimates[0])
