@@ -139,15 +139,15 @@ def rows(block: Sequence[Answer]) -> list[dict[str, str]]:
 
 
 def summary(results: Sequence[Result], which: str = "best") -> list[dict[str, str]]:
-    """Rows: the verdicts of all questions but those `APART`, those that decide something first."""
+    """Rows: the verdicts of all questions but those `APART`: what is decided, what is equal, the rest."""
     found = [
         {"question": title} | {key: row[key] for key in ("compared", "Δ PSNR (dB)", "verdict")}
         for title in QUESTIONS
         if not title.startswith(APART)
         for row in rows(answers(results, title, which))
     ]
-    last = ("equal", "not decided", "not run")
-    return sorted(found, key=lambda row: [row["verdict"].startswith(word) for word in last])
+    last_first = ("not run", "not decided", "equal")
+    return sorted(found, key=lambda row: [row["verdict"].startswith(word) for word in last_first])
 
 
 _IN_CHINESE: Mapping[Verdict, str] = {
