@@ -200,6 +200,7 @@ def test_own_runs_do_not_move_what_is_said_of_the_kept_ones(fake: Fake, tmp_path
     both, lines = results.with_yours(kept, tmp_path / "runs")
     assert [result.name for result in both if result.yours] == ["kav11 (yours)-seed7"]
     assert [line.partition(" is ")[2] for line in lines] == ["kav1-seed0 of these results itself"]
+    assert any("Your own rows are judged beside each other" in note for note in table(both, "kav1").notes)
     before, after = ({row.name: row.differences for row in table(rows, "kav1").rows} for rows in (kept, both))
     assert before["kav11"] == after["kav11"]
 

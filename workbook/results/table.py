@@ -83,9 +83,9 @@ def table(
     values = measured(results, which)
     seeds = {name: tuple(result.config.seed for result in of_variant) for name, of_variant in runs.items()}
     compared = [name for name in runs if name != baseline and runs[name] and runs[baseline]]
-    kept = [result for result in results if not result.yours]
-    to_baseline = _to_baseline([name for name in compared if not name.endswith(YOURS)], baseline, kept, which)
-    to_baseline |= _to_baseline([name for name in compared if name.endswith(YOURS)], baseline, results, which)
+    kept, own = ([name for name in compared if name.endswith(YOURS) == yours] for yours in (False, True))
+    without = [result for result in results if not result.yours]
+    to_baseline = _to_baseline(kept, baseline, without, which) | _to_baseline(own, baseline, results, which)
     rows = []
     for name in UNTRAINED:
         evaluations = [result.methods[name] for result in results if name in result.methods]
@@ -97,7 +97,7 @@ def table(
         row = replace(row, printed=printed_for(name))
         rows.append(_with_costs(row, measurement))
     rows = _bold(rows)
-    notes = _notes(rows, results, which, baseline, len(compared), measurement)
+    notes = _notes(rows, results, which, baseline, len(kept or own), measurement)
     return Table(rows, baseline, notes, scenes.get("psnr", ()))
 
 
@@ -236,6 +236,7 @@ def _notes(
     if m:
         covers = {difference.covers for row in rows for difference in row.differences.values()}
         notes.append(text["difference"].format(baseline=baseline, m=m))
+        notes += [text["yours"]] * any(row.name.endswith(YOURS) for row in rows)
         notes += [text["covers scenes"]] * ("scenes" in covers)
         notes += [text["pooled"]] * bool({"scenes and seeds", "seeds"} & covers)
         notes += [text["covers seeds"]] * ("seeds" in covers)
