@@ -90,15 +90,15 @@ class Answer:
 
 def asked(results: Sequence[Result]) -> list[str]:
     """The questions to which something was run."""
-    run = _were_run(results)
+    run = _were_run(by_test(results))
     return [title for title, block in QUESTIONS.items() if any(comparison in run for comparison in block)]
 
 
-def _were_run(results: Sequence[Result]) -> list[Comparison]:
+def _were_run(parts: Sequence[Sequence[Result]]) -> list[Comparison]:
     """The comparisons whose models were run, in every part of crosswise results."""
-    parts = [{result.row for result in part} for part in by_test(results)]
+    rows_of = [{result.row for result in part} for part in parts]
     every = [comparison for block in QUESTIONS.values() for comparison in block]
-    return [c for c in every if parts and all(set(c.weights) <= part for part in parts)]
+    return [c for c in every if rows_of and all(set(c.weights) <= there for there in rows_of)]
 
 
 def answers(results: Sequence[Result], question: str, which: str = "best", own: bool = False) -> list[Answer]:
@@ -115,7 +115,8 @@ def answers(results: Sequence[Result], question: str, which: str = "best", own: 
     """
     if question not in QUESTIONS:
         raise unknown("question", question, QUESTIONS)
-    were_run, parts = _were_run(results), by_test(results)
+    parts = by_test(results)
+    were_run = _were_run(parts)
     judged = differences([comparison.weights for comparison in were_run], parts, which, own, psnr=MARGIN)
     counts = Counter(result.row for result in results)
     return [
